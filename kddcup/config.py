@@ -1,0 +1,220 @@
+"""Sizes and settings. Every flag is a field of a dataclass; what a run was set to travels in its checkpoint."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser, Namespace
+
+Settings = TypeVar("Settings")
+Stage = Literal["multilabel", "model1", "model2"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The widths of all three models; the defaults are the published ones.
+
+    Args:
+        region_dim: D, size of a region's feature, as the tables have it.
+        width: E, size of a word vector and of a head.
+        vocabulary: V, number of words.
+        label_heads: H; an image has one caption head and H label heads.
+        ff: inner width of the encoder's feed-forward layer.
+        dropout: everywhere.
+    """
+
+    region_dim: int = 2048
+    width: int = 1024
+    vocabulary: int = 30522
+    label_heads: int = 4
+    ff: int = 4096
+    dropout: float = 0.1
+
+    @property
+    def attention_heads(self) -> int:
+        """The largest divisor of D up to 16."""
+        return max(n for n in range(1, 17) if self.region_dim % n == 0)
+
+    @property
+    def heads(self) -> int:
+        """1 + H."""
+        return 1 + self.label_heads
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is trained at a size; the fields are those of :class:`TrainSettings`."""
+
+    batch_size: int
+    rate: float
+    weight_decay: float
+    gamma: float
+    epochs: int
+    use_epoch: int
+    encoder_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size: the widths that do not follow from the data, and each stage's recipe."""
+
+    lexicon_width: int
+    ff: int
+    multilabel: Recipe
+    model1: Recipe
+    model2: Recipe
+
+
+SIZES = {
+    # As published.
+    "full": Size(
+        lexicon_width=1024,
+        ff=4096,
+        multilabel=Recipe(200, 1e-4, 1e-6, 0.96, epochs=20, use_epoch=6),
+        model1=Recipe(130, 1e-4, 1e-6, 0.95, epochs=30, use_epoch=5, encoder_rate=5e-6),
+        model2=Recipe(150, 1e-4, 1e-6, 0.95, epochs=30, use_epoch=2, encoder_rate=5e-6),
+    ),
+    # For thousands of rows and a CPU; chosen on the valid tables of the sample and of real pictures.
+    "small": Size(
+        lexicon_width=128,
+        ff=512,
+        multilabel=Recipe(64, 1e-3, 1e-6, 0.96, epochs=12, use_epoch=8),
+        model1=Recipe(64, 1e-3, 1e-6, 0.95, epochs=10, use_epoch=5, encoder_rate=1e-4),
+        model2=Recipe(64, 1e-3, 1e-6, 0.95, epochs=10, use_epoch=5, encoder_rate=1e-4),
+    ),
+}
+
+
+@dataclass
+class TrainSettings:
+    """Settings of training, in all three stages.
+
+    Args:
+        epochs: how many to train.
+        use_epoch: the epoch, counted from 0, that export and validation take unless told otherwise.
+        batch_size: rows per process.
+        rate: learning rate of epochs 0 and 1; afterwards times gamma each epoch.
+        weight_decay: of Adam, where the published training has it.
+        gamma: decay of the rate per epoch.
+        data_dir: folder of the tables and of what stage 1 wrote.
+        checkpoints_dir: where model-epochN.pth go.
+        stop_at_use_epoch: end after use_epoch instead of after the last epoch.
+        devices: GPUs, by number, one for each process; without a GPU it has no effect.
+        seed: of weights, order, negatives and dropout.
+        dropout: probability, in all modules.
+        workers: processes per rank that read batches; 0 reads in a thread of the training process.
+    """
+
+    epochs: int
+    use_epoch: int
+    batch_size: int
+    rate: float
+    weight_decay: float
+    gamma: float
+    data_dir: str = "../data"
+    checkpoints_dir: str = "./checkpoints"
+    stop_at_use_epoch: bool = False
+    devices: list[int] = dataclasses.field(default_factory=list)
+    seed: int = 2020
+    dropout: float = 0.1
+    workers: int = 0
+
+    def rate_factor(self, epoch: int) -> float:
+        """γ^max(0, e−1) for epoch e from 0."""
+        return self.gamma ** max(0, epoch - 1)
+
+
+@dataclass
+class PretrainSettings(TrainSettings):
+    """Settings of training in stage 2.
+
+    Args:
+        size: of the model and its recipe; by default the one that stage 1 was told.
+    """
+
+    size: Literal["full", "small"] | None = None
+
+
+@dataclass
+class MatcherSettings(TrainSettings):
+    """Settings of training in stages 3 and 4.
+
+    Args:
+        encoder_rate: learning rate of the image encoder's dense and dense_summary.
+        encoder: the image encoder that stage 2 exported; its config gives the size.
+    """
+
+    encoder_rate: float = 5e-6
+    encoder: str = "../user_data/image_encoder_large.pth"
+
+
+def parse_settings(
+    kind: type[Settings],
+    description: str | None,
+    stage: Stage | None = None,
+    size: Callable[[Namespace], str] | None = None,
+    args: list[str] | None = None,
+) -> Settings:
+    """Settings from flags, ``--config FILE.yaml`` and the dataclass' defaults, in this order of precedence.
+
+    Args:
+        kind: a dataclass whose docstring describes each field.
+        description: shown by ``--help``.
+        stage: whose recipe gives the defaults of the fields that it shares with ``kind``; ``--help`` shows
+            those of the full size.
+        size: tells the size from the settings so far; needed with ``stage``.
+        args: instead of the command line's.
+    """
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--config", action="config", help="a YAML file of any of these settings")
+    docs = [parse_docstring(parent.__doc__ or "") for parent in kind.__mro__]
+    helps = {param.arg_name: param.description for doc in docs for param in doc.params}
+    fields = dataclasses.fields(kind)
+    for field in fields:
+        options: dict[str, Any] = {"help": helps[field.name]}
+        if field.default is not dataclasses.MISSING:
+            options["default"] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            options["default"] = field.default_factory()
+        if field.type is bool:
+            options["action"] = "store_true"
+        elif field.type == list[int]:
+            options |= {"type": int, "nargs": "+"}
+        else:
+            options["type"] = field.type
+        parser.add_argument(f"--{field.name}", **options)
+    if issubclass(kind, TrainSettings):
+        # Of PyTorch 2's and PyTorch 1's launcher; the environment says the same, and torchrun only there.
+        parser.add_argument("--local-rank", "--local_rank", type=int, help="set by torch.distributed.launch")
+    if stage:
+        parser.set_defaults(_shared("full", stage, kind))
+        parser.set_defaults(_shared(size(parser.parse_args(args)), stage, kind))
+    values = parser.parse_args(args)
+    return kind(**{field.name: getattr(values, field.name) for field in fields})
+
+
+def _shared(size: str, stage: Stage, kind: type) -> dict[str, Any]:
+    recipe = getattr(SIZES[size], stage)
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in dataclasses.asdict(recipe).items() if name in names}
+
+
+@dataclass
+class ValidationSettings:
+    """Settings of validation, in all three stages.
+
+    Args:
+        data_dir: folder of the tables.
+        checkpoints_dir: by default ./checkpoints if it has that epoch, else ./ckpt.
+        epoch: of the checkpoint, from 0; by default the one that its config says to use.
+        devices: the GPU, by number; without a GPU it has no effect.
+        tokenizer: a BERT folder, for a checkpoint that carries no vocabulary.
+    """
+
+    data_dir: str = "../data"
+    checkpoints_dir: str | None = None
+    epoch: int | None = None
+    devices: list[int] = dataclasses.field(default_factory=list)
+    tokenizer: str | None = None

@@ -1,0 +1,130 @@
+"""Batches of training rows, gathered from the store and prefetched while the step runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from prefetch_generator import BackgroundGenerator
+from torch.utils.data import DataLoader, Dataset
+
+from kddcup.config import TrainSettings
+from kddcup.corpus import Corpus
+from kddcup.errors import UserError
+from kddcup.ragged import Ragged
+from kddcup.regions import RegionBatch, RegionStore
+from kddcup.sampling import NegativeSampler
+from kddcup.text import TokenBatch
+
+PREFETCHED = 2
+
+
+@dataclass
+class Batch:
+    """B queries with their images. With negatives, both have 2B entries: the rows' own, then the negatives."""
+
+    queries: TokenBatch
+    images: RegionBatch
+
+    def to(self, device: torch.device) -> "Batch":
+        """On ``device``."""
+        return Batch(self.queries.to(device), self.images.to(device))
+
+    def pin_memory(self) -> "Batch":
+        """In page-locked memory, for copies to a GPU."""
+        return Batch(self.queries.pin_memory(), self.images.pin_memory())
+
+
+class TrainLoader:
+    """Batches of the training rows whose query has words.
+
+    Every epoch has an order of its own. Of each global batch of ranks · batch_size rows, a rank takes its
+    consecutive share; what does not fill a global batch is dropped.
+
+    Args:
+        corpus: rows and queries.
+        store: regions of the products.
+        tokens: token ids of the queries; a row is left out where they are none.
+        settings: batch_size, seed and workers.
+        rank: of this process.
+        ranks: how many processes there are.
+        sampler: draws negatives, if the stage wants them; a query then occurs once in a batch (later rows
+            of it are dropped).
+
+    Raises:
+        UserError: the rows do not fill one global batch, or a product has no regions.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        store: RegionStore,
+        tokens: Ragged,
+        settings: TrainSettings,
+        rank: int,
+        ranks: int,
+        sampler: NegativeSampler | None = None,
+    ) -> None:
+        self._corpus, self._store, self._tokens, self._sampler = corpus, store, tokens, sampler
+        self._settings, self._rank, self._ranks = settings, rank, ranks
+        self._rows = np.flatnonzero(tokens.lengths[corpus.row_query])
+        if len(self) == 0:
+            raise UserError(
+                f"{len(self._rows)} training rows with words do not fill one batch of "
+                f"{settings.batch_size} in each of {ranks} processes: lower --batch_size"
+            )
+
+    def __len__(self) -> int:
+        """Batches per epoch and rank."""
+        return len(self._rows) // (self._settings.batch_size * self._ranks)
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """[len(self), batch_size] this rank's rows of the table, by batch."""
+        order = np.random.default_rng([self._settings.seed, epoch]).permutation(self._rows)
+        shape = (len(self), self._ranks, self._settings.batch_size)
+        return order[: np.prod(shape)].reshape(shape)[:, self._rank]
+
+    def epoch(self, epoch: int, device: torch.device) -> Iterator[Batch]:
+        """This rank's batches of an epoch, on ``device``."""
+        workers = self._settings.workers
+        batches = DataLoader(
+            _Epoch(self, epoch),
+            batch_size=None,
+            shuffle=False,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            pin_memory=device.type == "cuda",
+        )
+        for batch in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
+            yield batch.to(device)
+
+    def batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        """The batch of these rows of the table, on the CPU."""
+        corpus = self._corpus
+        if self._sampler:
+            rows = rows[np.sort(np.unique(corpus.row_query[rows], return_index=True)[1])]
+        queries, products = corpus.row_query[rows], corpus.row_product[rows]
+        if self._sampler:
+            negative_queries, negative_products = self._sampler.draw(rows, epoch)
+            queries = np.concatenate([queries, negative_queries])
+            products = np.concatenate([products, negative_products])
+        return Batch(
+            TokenBatch.from_ragged(self._tokens, queries),
+            self._store.gather(self._store.positions(products)),
+        )
+
+
+class _Epoch(Dataset):
+    """Item i is batch i of an epoch."""
+
+    def __init__(self, loader: TrainLoader, epoch: int) -> None:
+        self._loader, self._epoch = loader, epoch
+        self._rows = loader.rows(epoch)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> Batch:
+        if i >= len(self):
+            raise IndexError(i)
+        return self._loader.batch(self._rows[i], self._epoch)

@@ -1,0 +1,55 @@
+"""NDCG@k, as the competition computed it, and what stands beside it."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+K = 5
+DISCOUNTS = 1 / np.log2(np.arange(2, K + 2))
+"""[K] what a hit at each rank gains."""
+IDEALS = np.concatenate([[np.nan], np.cumsum(DISCOUNTS)])
+"""[K+1] the DCG of an ideal list with so many answers."""
+
+
+def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
+    """NDCG@5 of one query; gains are 0 or 1 (Järvelin and Kekäläinen, 2002).
+
+    Args:
+        ranked: product ids, best first.
+        answers: the relevant product ids, at least one; the ideal counts those too that are not in ``ranked``.
+    """
+    hits = np.array([product in answers for product in ranked[:K]], float)
+    return float(hits @ DISCOUNTS[: len(hits)] / IDEALS[min(K, len(set(answers)))])
+
+
+def ndcg_per_query(
+    rankings: Mapping[str, Sequence[int]], answers: Mapping[str, Collection[int]]
+) -> np.ndarray:
+    """[queries of ``answers``] NDCG@5, in the order of ``answers``.
+
+    Args:
+        rankings: product ids by query id, best first; has every query of ``answers``.
+        answers: relevant product ids by query id.
+    """
+    return np.array([ndcg(rankings[query], set(relevant)) for query, relevant in answers.items()])
+
+
+def random_ndcg(candidates: Mapping[str, Collection[int]], answers: Mapping[str, Collection[int]]) -> float:
+    """The expected mean NDCG@5 of a uniformly random order, exactly.
+
+    Each of the n candidates is as likely as the others at each rank, so that rank i gains hits/n · discount.
+    """
+    expected = []
+    for query, relevant in answers.items():
+        pool = set(candidates[query])
+        hits, ideal = len(pool & set(relevant)), IDEALS[min(K, len(set(relevant)))]
+        expected.append(hits / len(pool) * DISCOUNTS[: len(pool)].sum() / ideal)
+    return float(np.mean(expected))
+
+
+def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean over queries drawn with replacement (Efron, 1979)."""
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(per_query, len(per_query)).mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,90 @@
+"""Lists of different lengths as one flat array and its offsets.
+
+A Python object per query or product would be copied into every worker process; two arrays are shared.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def flat_rows(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in the flat array of the lists ``indices``, list after list.
+
+    Args:
+        offsets: [N+1] int64, list i is ``flat[offsets[i]:offsets[i + 1]]``.
+        indices: [B] which lists, in any order, repeats allowed.
+
+    Returns:
+        rows: [sum of lengths] int64 positions in the flat array.
+        lengths: [B] int64.
+    """
+    starts = offsets[indices]
+    lengths = offsets[np.asarray(indices) + 1] - starts
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(lengths.sum()), lengths
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """N lists: ``values`` [sum of lengths] of any dtype, ``offsets`` [N+1] int64."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence], dtype: np.typing.DTypeLike) -> "Ragged":
+        """Pack lists of numbers; reads ``lists`` once, in chunks, so that it may be a generator."""
+        parts, lengths, chunk = [], [0], []
+        for values in lists:
+            lengths.append(len(values))
+            chunk.extend(values)
+            if len(chunk) > 1_000_000:
+                parts.append(np.array(chunk, dtype))
+                chunk = []
+        parts.append(np.array(chunk, dtype))
+        return cls(np.concatenate(parts), np.cumsum(lengths, dtype=np.int64))
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> "Ragged":
+        """Pack strings as UTF-8 bytes (uint8)."""
+        encoded = [text.encode() for text in texts]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    @classmethod
+    def group(cls, keys: np.ndarray, groups: int) -> "Ragged":
+        """For each key 0 … groups−1, the ascending positions at which it stands; negative keys in none."""
+        order = np.argsort(keys, kind="stable")
+        order = order[np.searchsorted(keys[order], 0) :]
+        counts = np.bincount(keys[order], minlength=groups)
+        return cls(order, np.concatenate([[0], np.cumsum(counts)]))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """List i, a view."""
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    def text(self, i: int) -> str:
+        """List i of packed strings."""
+        return self[i].tobytes().decode()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[N] int64."""
+        return np.diff(self.offsets)
+
+    def take(self, indices: np.ndarray) -> "Ragged":
+        """The lists ``indices`` in that order, copied."""
+        rows, lengths = flat_rows(self.offsets, indices)
+        return Ragged(self.values[rows], np.concatenate([[0], np.cumsum(lengths)]))
+
+    def without(self, value: int) -> "Ragged":
+        """The same lists, with every occurrence of ``value`` taken out of them."""
+        kept = self.values != value
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return Ragged(self.values[kept], before[self.offsets])

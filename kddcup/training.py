@@ -1,0 +1,211 @@
+"""What every training loop needs: launch, rank, device, wrap, steps, checkpoints, log."""
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from kddcup.checkpoint import RunConfig, checkpoint_path, write_checkpoint
+from kddcup.config import SIZES, ModelConfig, TrainSettings
+from kddcup.corpus import Info, open_info
+from kddcup.errors import UserError
+from kddcup.predictions import read_answers
+from kddcup.regions import RegionStore
+from kddcup.scoring import Scorer, Split, score_table
+from kddcup.tsv import Table
+
+TIMEOUT = datetime.timedelta(minutes=30)
+"""How long ranks wait for each other; rank 0 scores the valid table meanwhile."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that train together."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this one writes files and the log."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print on the main process."""
+        if self.is_main:
+            print(text, flush=True)
+
+
+def pick_device(devices: list[int], local_rank: int = 0) -> torch.device:
+    """The GPU of a process, or the CPU where there is none.
+
+    Raises:
+        UserError: ``devices`` names no GPU for this process, or one that is not there.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if devices and local_rank >= len(devices):
+        raise UserError(
+            f"--devices names {len(devices)} GPUs, too few for the processes started: name one for each"
+        )
+    number = devices[local_rank] if devices else local_rank
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"GPU {number} is not there; this machine has {torch.cuda.device_count()}: see --devices"
+        )
+    return torch.device("cuda", number)
+
+
+@contextlib.contextmanager
+def launch(settings: TrainSettings) -> Iterator[Process]:
+    """Join the other processes that ``torch.distributed.launch`` or ``torchrun`` started, if any.
+
+    Seeds PyTorch alike on all ranks, so that modules start out equal; see :meth:`Trainer.__init__`.
+    """
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(settings.devices, int(os.environ.get("LOCAL_RANK", 0)))
+    torch.manual_seed(settings.seed)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif ranks > 1:
+        # The launcher sets one thread per process, however many cores there are.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))))
+    if ranks > 1:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield Process(rank, ranks, device)
+    finally:
+        if ranks > 1:
+            distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What stage 1 wrote, and the valid table that every epoch is scored on."""
+
+    info: Info
+    store: RegionStore
+    valid: Split
+
+    @classmethod
+    def open(cls, data_dir: str) -> "TrainingData":
+        """Open all of it before the first step.
+
+        Raises:
+            UserError: stage 1 has not been run, or the valid table or its answers are absent.
+        """
+        valid = Split(Path(data_dir), "valid")
+        Table(valid.table)
+        read_answers(valid.answers)
+        return cls(open_info(data_dir), RegionStore(Path(data_dir) / "features"), valid)
+
+    def config(self, settings: TrainSettings, size: str) -> RunConfig:
+        """What the checkpoints of a run on these data say of it."""
+        vocabulary, width = self.info.words.vectors.shape
+        model = ModelConfig(self.store.dim, width, vocabulary, ff=SIZES[size].ff, dropout=settings.dropout)
+        return RunConfig(size, model, self.info.vocabulary.to_dict(), asdict(settings))
+
+    def valid_ndcg(
+        self, model: Scorer, encode_text: Callable[[str], list[int]], device: torch.device
+    ) -> float:
+        """NDCG@5 on valid."""
+        predictions = score_table(self.valid.table, model, encode_text, self.store.dim, device)
+        return float(self.valid.ndcg(predictions).mean())
+
+
+class Trainer:
+    """Trains a module whose forward gives the losses of a batch.
+
+    Args:
+        process: this process.
+        module: on the CPU; ``forward(batch)`` gives scalar losses by name, whose sum is minimised.
+        groups: Adam's parameter groups, each with ``params``, ``lr`` and, if any, ``weight_decay``.
+        parts: what a checkpoint holds, by name.
+        settings: of the run.
+        config: what the checkpoints say of the run.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        module: nn.Module,
+        groups: Iterable[dict],
+        parts: Mapping[str, nn.Module],
+        settings: TrainSettings,
+        config: RunConfig,
+    ) -> None:
+        self._process, self._settings, self._parts = process, settings, parts
+        self._config = config
+        self.module = module.to(process.device)
+        self._wrapped = DistributedDataParallel(self.module) if process.ranks > 1 else self.module
+        self.optimizer = torch.optim.Adam(groups)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, settings.rate_factor)
+        # From here on, each rank has dropout of its own.
+        torch.manual_seed(settings.seed + process.rank)
+        self._sums: dict[str, Tensor] = {}
+
+    def epochs(self) -> range:
+        """The epochs to train."""
+        settings = self._settings
+        return range(settings.use_epoch + 1 if settings.stop_at_use_epoch else settings.epochs)
+
+    def steps(self, epoch: int, batches: Iterable, count: int) -> None:
+        """Train on an epoch's batches.
+
+        Args:
+            epoch: from 0.
+            batches: of this rank.
+            count: how many there are.
+        """
+        self._wrapped.train()
+        self._sums, self._count, self._started = {}, count, time.monotonic()
+        hidden = None if self._process.is_main else True
+        for batch in tqdm(batches, desc=f"epoch {epoch}", total=count, disable=hidden):
+            losses = self.step(batch)
+            for name, loss in losses.items():
+                self._sums[name] = self._sums.get(name, 0) + loss
+        self._schedule.step()
+
+    def step(self, batch: object) -> dict[str, Tensor]:
+        """One step; gives the detached losses by name."""
+        losses = self._wrapped(batch)
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def finish(self, epoch: int, score: Callable[[], float]) -> None:
+        """Write the epoch's checkpoint, score valid, log; ranks leave together.
+
+        Args:
+            epoch: the one that ended.
+            score: gives NDCG@5 on valid; called on the main process, in eval mode.
+        """
+        means = torch.stack([loss.float() for loss in self._sums.values()]) / self._count
+        if self._process.ranks > 1:
+            distributed.all_reduce(means)
+            means /= self._process.ranks
+        if self._process.is_main:
+            path = checkpoint_path(self._settings.checkpoints_dir, epoch)
+            state = {"epoch": epoch}
+            write_checkpoint(
+                path, self._parts, self._config, optimizer=self.optimizer.state_dict(), state=state
+            )
+            trained = time.monotonic() - self._started
+            self.module.eval()
+            reached = score()
+            losses = "  ".join(
+                f"{name} {value:.4f}" for name, value in zip(self._sums, means.tolist(), strict=True)
+            )
+            self._process.say(f"epoch {epoch}: {losses}  valid NDCG@5 {reached:.4f}  {trained:.0f} s  {path}")
+        if self._process.ranks > 1:
+            distributed.barrier()

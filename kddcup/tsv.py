@@ -1,0 +1,161 @@
+"""The competition's table format: tab-separated, a header, no quoting, arrays as base64."""
+
+import binascii
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pybase64
+from tqdm import tqdm
+
+from kddcup.errors import UserError
+
+COLUMNS = (
+    "product_id",
+    "image_h",
+    "image_w",
+    "num_boxes",
+    "boxes",
+    "features",
+    "class_labels",
+    "query",
+    "query_id",
+)
+
+
+class Row(NamedTuple):
+    """One row: a product's image and a query.
+
+    ``boxes`` [n, 4] float32 are top, left, bottom, right in pixels, ``features`` [n, D] float32,
+    ``class_labels`` [n] int64; ``checksum`` is the CRC-32 of all that describes the image.
+    """
+
+    product_id: int
+    image_h: int
+    image_w: int
+    boxes: np.ndarray
+    features: np.ndarray
+    class_labels: np.ndarray
+    query: str
+    query_id: int
+    checksum: int
+
+
+class Table:
+    """A table on disk, read row by row.
+
+    Args:
+        path: the ``.tsv`` file.
+
+    Raises:
+        UserError: there is no such file, or its header lacks a column.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(
+                f"{path} does not exist: put the competition's tables there, "
+                "or make a small data set with 'python -m kddcup.sample --out FOLDER'"
+            )
+        with open(self.path, "rb") as file:
+            header = file.readline()
+        names = header.decode(errors="replace").rstrip("\r\n").split("\t")
+        missing = [column for column in COLUMNS if column not in names]
+        if missing:
+            raise UserError(
+                f"{path}, line 1: the header lacks {', '.join(missing)}; expected the columns {' '.join(COLUMNS)}"
+            )
+        self._places = [names.index(column) for column in COLUMNS]
+        self._width = len(names)
+
+    def rows(self, description: str) -> Iterator[Row]:
+        """All rows in order, under a progress bar in bytes that bears ``description``.
+
+        Raises:
+            UserError: a row does not hold what the header promises; names the file, the line and the matter.
+        """
+        dim, number = None, 1
+        total = self.path.stat().st_size
+        with (
+            open(self.path, "rb", buffering=1 << 20) as file,
+            tqdm(desc=description, total=total, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            bar.update(len(file.readline()))
+            for number, line in enumerate(file, 2):
+                try:
+                    row = self._parse(line, dim)
+                except ValueError as error:
+                    raise UserError(f"{self.path}, line {number}: {error}") from None
+                dim = row.features.shape[1]
+                yield row
+                bar.update(len(line))
+                if not bar.disable and number % 1000 == 0:
+                    rate = number / bar.format_dict["elapsed"]
+                    bar.set_postfix_str(f"{rate:,.0f} rows/s", refresh=False)
+        if number == 1:
+            raise UserError(f"{self.path} has a header and no row")
+
+    def _parse(self, line: bytes, dim: int | None) -> Row:
+        fields = line.rstrip(b"\r\n").split(b"\t")
+        if len(fields) != self._width:
+            raise ValueError(f"expected {self._width} tab-separated fields, found {len(fields)}")
+        product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = (
+            fields[place] for place in self._places
+        )
+        height, width = _integer("image_h", image_h), _integer("image_w", image_w)
+        n = _integer("num_boxes", num_boxes)
+        if height == 0 or width == 0:
+            raise ValueError(f"image_h and image_w must be at least 1, found {height} and {width}")
+        if n == 0:
+            raise ValueError("num_boxes is 0, expected at least 1")
+        region_features = _array("features", features, np.float32, n, dim)
+        if region_features.shape[1] == 0:
+            raise ValueError("features are empty")
+        try:
+            text = query.decode()
+        except UnicodeDecodeError:
+            raise ValueError("query is not UTF-8") from None
+        checksum = 0
+        for field in (image_h, image_w, boxes, features):
+            checksum = binascii.crc32(field, checksum)
+        return Row(
+            _integer("product_id", product_id),
+            height,
+            width,
+            _array("boxes", boxes, np.float32, n, 4),
+            region_features,
+            _array("class_labels", labels, np.int64, n, 1)[:, 0],
+            text,
+            _integer("query_id", query_id),
+            checksum,
+        )
+
+
+def _integer(name: str, field: bytes) -> int:
+    if not field.isdigit() or len(field) > 18:
+        raise ValueError(f"{name} must be a whole number, found {field[:40].decode(errors='replace')!r}")
+    return int(field)
+
+
+def _array(name: str, field: bytes, dtype: type, n: int, dim: int | None) -> np.ndarray:
+    """[n, dim] from base64; ``dim`` None takes what the bytes give."""
+    try:
+        data = pybase64.b64decode(field, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"{name} is not base64 ({error})") from None
+    item = np.dtype(dtype).itemsize
+    if len(data) % (n * item) or (dim is not None and len(data) != n * dim * item):
+        expected = f"a multiple of {n * item}" if dim is None else f"{n} × {dim} × {item} = {n * dim * item}"
+        raise ValueError(f"{name} has {len(data)} bytes, expected {expected} for num_boxes {n}")
+    array = np.frombuffer(data, dtype).reshape(n, -1)
+    if dtype is np.float32 and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a number that is not finite")
+    return array
+
+
+def base64_text(array: np.ndarray) -> str:
+    """The base64 of an array's bytes, as the table holds it."""
+    return pybase64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

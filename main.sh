@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Stages 1 to 5, in order, on a folder of tables.
+#
+#     bash main.sh [DATA_DIR]        DATA_DIR: data, the competition's place, by default
+#
+# In the environment: SIZE (full or small), TOKENIZER (a BERT name or folder, or lexicon), NPROC (training
+# processes), SPLIT (testA or testB), PYTHON. A folder other than data gets sub-folders of its own name.
+set -euo pipefail
+
+size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [ ! -d "${1:-$root/data}" ]; then
+    echo "error: ${1:-data} is no folder of tables; 'python -m kddcup.sample --out data/sample' makes a small one" >&2
+    exit 1
+fi
+data=$(cd "${1:-$root/data}" && pwd)
+sub=
+[ "$data" = "$root/data" ] || sub=/$(basename "$data")
+[ -d "$tokenizer" ] && tokenizer=$(cd "$tokenizer" && pwd)
+python=${PYTHON:-python}
+[ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
+
+run() {
+    printf '+ %s\n' "$*"
+    "$@"
+}
+enter() {
+    run cd "$root/$1"
+}
+launch=("$python" -u)
+if [ "$nproc" -gt 1 ]; then
+    devices=$(seq -s ' ' 0 $((nproc - 1)))
+    launch+=(-m torch.distributed.launch --nproc_per_node="$nproc")
+fi
+encoder=../user_data$sub/image_encoder_large.pth
+resources=external_resources$sub
+checkpoints=./checkpoints$sub
+
+enter .
+run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer"
+
+enter multilabel
+run "${launch[@]}" train.py --size "$size" --data_dir "$data" --checkpoints_dir "$checkpoints" \
+    --stop_at_use_epoch ${devices:+--devices $devices}
+run "$python" validation.py --data_dir "$data" --checkpoints_dir "$checkpoints"
+run "$python" export_model.py --checkpoints_dir "$checkpoints" --out_path "$encoder"
+
+for model in model1 model2; do
+    enter "$model"
+    run "${launch[@]}" train.py --data_dir "$data" --checkpoints_dir "$checkpoints" --encoder "$encoder" \
+        --stop_at_use_epoch ${devices:+--devices $devices}
+    run "$python" validation.py --data_dir "$data" --checkpoints_dir "$checkpoints" --split "$split" \
+        --valid_out_path "../$resources/valid_pred_$model.json" \
+        --test_out_path "../$resources/test_pred_$model.json"
+done
+
+enter .
+run "$python" ensemble.py --data_dir "$data" --resources_dir "$resources" --split "$split"

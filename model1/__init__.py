@@ -1,0 +1,1 @@
+"""Stage 3: each word of the query against the image, trained pairwise."""

@@ -1,0 +1,186 @@
+"""model1: each word of the query against the image, the words weighted."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
+
+from kddcup.config import ModelConfig
+from kddcup.encoder import ImageEncoder
+from kddcup.loader import Batch
+from kddcup.regions import RegionBatch
+from kddcup.text import TokenBatch
+from kddcup.words import FrozenWords
+
+MARGIN = 0.9
+GRU_LAYERS = 2
+SUMMARY_WIDTH = 512
+CROSS_ELEMENTS = 1 << 24
+"""Numbers in a chunk of the [words, images, 512] part of the cross matrix."""
+
+
+class TextEncoder(FrozenWords):
+    """Each word in the context of its query: a bidirectional GRU, its directions averaged."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.rnn = nn.GRU(
+            config.width,
+            config.width // 4,
+            GRU_LAYERS,
+            batch_first=True,
+            bidirectional=True,
+            dropout=config.dropout,
+        )
+
+    def forward(self, queries: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Encode queries of at least one word.
+
+        Returns:
+            hidden: [B, T, E/4].
+            vectors: [B, T, E] the word vectors before their norm.
+        """
+        output, _ = self.rnn(self.packed(queries))
+        padded, _ = pad_packed_sequence(output, batch_first=True, total_length=queries.ids.shape[1])
+        hidden = padded.view(*padded.shape[:2], 2, -1).mean(2)  # [B, T, E/4]
+        return hidden, self.embed(queries.ids)
+
+
+class ScoreModel(nn.Module):
+    """A query's words against an image's heads.
+
+    The weight of a word is a softmax over the query's words of ``dense_summary`` on [hidden of the word;
+    caption head]; the word's score is its best product with a label head.
+
+    The first Linear of ``dense_summary`` is a sum of a text part and an image part: each is computed once
+    and added, so that no [pairs, words, E/4 + E] tensor is built.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense_summary = nn.Sequential(
+            nn.Linear(config.width // 4 + config.width, SUMMARY_WIDTH),
+            nn.PReLU(),
+            nn.Linear(SUMMARY_WIDTH, 1),
+        )
+
+    def _parts(self, hidden: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
+        """What words [.., E/4] and captions [.., E] each give to the inner layer, [.., 512]."""
+        first = self.dense_summary[0]
+        of_text, of_image = first.weight.split([hidden.shape[-1], caption.shape[-1]], dim=1)
+        return F.linear(hidden, of_text, first.bias), F.linear(caption, of_image)
+
+    def forward(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
+        """Score B pairs.
+
+        Args:
+            hidden: [B, T, E/4].
+            vectors: [B, T, E].
+            mask: [B, T] true where there is a word.
+            heads: [B, 1+H, E].
+
+        Returns:
+            [B].
+        """
+        text, image = self._parts(hidden, heads[:, 0])
+        weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
+        weight = weight.masked_fill(~mask, -torch.inf).softmax(1)
+        score = (vectors @ heads[:, 1:].transpose(1, 2)).amax(2)  # [B, T]
+        return (weight * score).sum(1)
+
+    def cross(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
+        """Score every query with every image.
+
+        Args:
+            hidden: [Q, T, E/4].
+            vectors: [Q, T, E].
+            mask: [Q, T] true where there is a word.
+            heads: [I, 1+H, E].
+
+        Returns:
+            [Q, I].
+        """
+        text, image = self._parts(hidden[mask], heads[:, 0])  # [W, 512] and [I, 512], W words in all
+        per_chunk = max(1, CROSS_ELEMENTS // image.numel())
+        weight = torch.cat(
+            # Made again in the backward pass instead of kept.
+            [
+                checkpoint(self._cross_weight, part, image, use_reentrant=False)
+                for part in text.split(per_chunk)
+            ]
+        )  # [W, I]
+        score = (
+            (vectors[mask] @ heads[:, 1:].flatten(0, 1).T).view(len(text), len(heads), -1).amax(2)
+        )  # [W, I]
+        padded = weight.new_full((*mask.shape, len(heads)), -torch.inf)
+        padded[mask] = weight
+        share = padded.softmax(1)[mask]  # [W, I]
+        query = mask.nonzero()[:, 0]
+        return score.new_zeros(len(mask), len(heads)).index_add(0, query, share * score)
+
+    def _cross_weight(self, text: Tensor, image: Tensor) -> Tensor:
+        return self.dense_summary[1:](text[:, None] + image).squeeze(2)
+
+
+class WordImageModel(nn.Module):
+    """The parts ``query``, ``item`` and ``score``, and the losses of a batch.
+
+    Args:
+        config: widths.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.query = TextEncoder(config)
+        self.item = ImageEncoder(config)
+        self.score = ScoreModel(config)
+        self.item.freeze_context()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of B rows with a negative query and a negative image each."""
+        count = len(batch.queries) // 2
+        hidden, vectors = self.query(batch.queries)
+        mask = batch.queries.mask
+        heads = self.item(batch.images)
+        query = (hidden[:count], vectors[:count], mask[:count])
+        pair = self.score(*query, heads[:count])
+        negative_image = self.score(*query, heads[count:])
+        negative_query = self.score(hidden[count:], vectors[count:], mask[count:], heads[:count])
+        per_query, per_image = contrastive_losses(self.score.cross(*query, heads[:count]))
+        return {
+            "negative_image": margin_loss(pair, negative_image),
+            "negative_query": margin_loss(pair, negative_query),
+            "contrastive_query": per_query,
+            "contrastive_image": per_image,
+        }
+
+    def encode_images(self, images: RegionBatch) -> Tensor:
+        """[B, 1+H, E]."""
+        return self.item(images)
+
+    def score_candidates(self, queries: TokenBatch, owner: Tensor, heads: Tensor) -> Tensor:
+        """[C] scores of candidates with ``heads`` [C, 1+H, E] for their queries, ``owner`` [C]."""
+        hidden, vectors = self.query(queries)
+        return self.score(hidden[owner], vectors[owner], queries.mask[owner], heads)
+
+
+def margin_loss(pair: Tensor, negative: Tensor) -> Tensor:
+    """Margin ranking, mean over the batch: how far the pair is from being 0.9 above the negative."""
+    return F.relu(MARGIN - pair + negative).mean()
+
+
+def contrastive_losses(cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Max-violation contrastive loss (Faghri et al., 2018, "VSE++"), margin 0.9.
+
+    Args:
+        cross: [B, B] scores of each query with each image; the pairs are on the diagonal.
+
+    Returns:
+        per query and per image: how far the hardest other in the batch comes within the margin, batch means.
+    """
+    pair = cross.diagonal()
+    violation = F.relu(MARGIN - pair[:, None] + cross), F.relu(MARGIN - pair + cross)
+    own = torch.eye(len(cross), dtype=torch.bool, device=cross.device)
+    per_query, per_image = (one.masked_fill(own, 0) for one in violation)
+    return per_query.amax(1).mean(), per_image.amax(0).mean()

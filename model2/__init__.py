@@ -1,0 +1,1 @@
+"""Stage 4: the whole sentence against the image, trained pointwise."""

@@ -1,0 +1,1 @@
+"""Stage 2: the image encoder learns from tagging and captioning."""

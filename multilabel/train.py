@@ -1,0 +1,45 @@
+"""Stage 2: pretrain the image encoder by tagging and captioning.
+
+Reads DATA/features and DATA/info; writes a checkpoint and scores valid after every epoch. Examples, in this
+folder:
+
+    python train.py
+    torchrun --nproc_per_node=2 train.py --devices 0 1
+"""
+
+from kddcup.config import PretrainSettings, parse_settings
+from kddcup.corpus import told_size
+from kddcup.errors import run_script
+from kddcup.loader import TrainLoader
+from kddcup.training import Trainer, TrainingData, launch
+from multilabel.model import MultiLabelClassifier
+from multilabel.words import known_words
+
+
+def main() -> None:
+    """Train."""
+    settings = parse_settings(
+        PretrainSettings,
+        __doc__,
+        "multilabel",
+        lambda settings: settings.size or told_size(settings.data_dir),
+    )
+    with launch(settings) as process:
+        data = TrainingData.open(settings.data_dir)
+        corpus, vocabulary = data.info.corpus, data.info.vocabulary
+        config = data.config(settings, settings.size or told_size(settings.data_dir))
+        model = MultiLabelClassifier(config.model, vocabulary.start, vocabulary.end)
+        model.set_words(data.info.words)
+        tokens = corpus.tokens.without(vocabulary.unknown)
+        loader = TrainLoader(corpus, data.store, tokens, settings, process.rank, process.ranks)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [{"params": trained, "lr": settings.rate, "weight_decay": settings.weight_decay}]
+        trainer = Trainer(process, model, groups, {"model": model}, settings, config)
+        encode_text = known_words(vocabulary)
+        for epoch in trainer.epochs():
+            trainer.steps(epoch, loader.epoch(epoch, process.device), len(loader))
+            trainer.finish(epoch, lambda: data.valid_ndcg(model, encode_text, process.device))
+
+
+if __name__ == "__main__":
+    run_script(main)
