@@ -141,8 +141,8 @@ def main() -> None:
 
     rows, products = len(ingest.class_label_offsets) - 1, len(ingest.checksums)
     print(
-        f"{rows:,} rows, {products:,} products, {ingest.region_offsets[-1]:,} regions, {len(texts):,} queries, "
-        f"{len(vocabulary):,} tokens"
+        f"{rows:,} rows, {products:,} products, {ingest.region_offsets[-1]:,} regions, "
+        f"{len(texts):,} queries, {len(vocabulary):,} tokens"
     )
     print(
         f"kept all the same: {ingest.outside:,} boxes outside their image, "

@@ -43,7 +43,7 @@ class RunConfig:
 
 @dataclass
 class Checkpoint:
-    """A checkpoint that has been read: its file, its parts, and its config (the published one if it has none)."""
+    """A checkpoint that has been read; one without a config gets the published one."""
 
     path: Path
     parts: dict[str, Any]

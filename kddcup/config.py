@@ -1,4 +1,4 @@
-"""Sizes and settings. Every flag is a field of a dataclass; what a run was set to travels in its checkpoint."""
+"""Sizes and settings. Every flag is a field of a dataclass, which travels in the checkpoint."""
 
 import dataclasses
 from collections.abc import Callable

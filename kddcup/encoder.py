@@ -79,7 +79,7 @@ class ImageEncoder(nn.Module):
         return x
 
     def _attend(self, attention: nn.MultiheadAttention, x: Tensor, lengths: Tensor) -> Tensor:
-        """Self-attention of the regions within each image, [R, D]; only queries, keys and values are padded."""
+        """Self-attention of the regions within each image, [R, D]; only here is padding."""
         dim, longest = x.shape[1], int(lengths.max())
         place = torch.arange(longest)
         real = (place < lengths[:, None]).to(x.device, non_blocking=True)  # [B, L]

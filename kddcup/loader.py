@@ -21,7 +21,7 @@ PREFETCHED = 2
 
 @dataclass
 class Batch:
-    """B queries with their images. With negatives, both have 2B entries: the rows' own, then the negatives."""
+    """B queries with their images; with negatives 2B of both, the rows' own, then the negatives."""
 
     queries: TokenBatch
     images: RegionBatch

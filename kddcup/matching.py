@@ -48,8 +48,8 @@ class MatcherData:
         config = data.config(settings, exported.size)
         if replace(exported.model, dropout=settings.dropout) != config.model and exported.vocabulary:
             raise UserError(
-                f"{settings.encoder} was made for {exported.model} and {settings.data_dir} needs {config.model}: "
-                "run stage 2 on this data"
+                f"{settings.encoder} was made for {exported.model} and "
+                f"{settings.data_dir} needs {config.model}: run stage 2 on this data"
             )
         return cls(settings, process, data, encoder, config)
 

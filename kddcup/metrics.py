@@ -16,7 +16,7 @@ def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
 
     Args:
         ranked: product ids, best first.
-        answers: the relevant product ids, at least one; the ideal counts those too that are not in ``ranked``.
+        answers: the relevant product ids, at least one; those not in ``ranked`` count in the ideal.
     """
     hits = np.array([product in answers for product in ranked[:K]], float)
     return float(hits @ DISCOUNTS[: len(hits)] / IDEALS[min(K, len(set(answers)))])

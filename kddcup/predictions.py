@@ -10,7 +10,7 @@ from kddcup.files import csv_text, read_json, write_json, write_text
 from kddcup.metrics import K
 
 Predictions = dict[str, list[tuple[int, float]]]
-"""(product id, score) by query id, best first, ties in the order of the table; queries in the table's order."""
+"""By query id, in the table's order: (product id, score), best first, ties in the order of the table."""
 
 
 def write_predictions(path: str | os.PathLike, predictions: Predictions) -> None:

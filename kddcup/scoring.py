@@ -85,7 +85,8 @@ def score_table(
             scores[places.values] = found.float().cpu().numpy()
     if len(worded) < len(tokens):
         print(
-            f"{path}: {len(tokens) - len(worded)} queries have no word left; their candidates keep the table's order"
+            f"{path}: {len(tokens) - len(worded)} queries have no word left; "
+            "their candidates keep the table's order"
         )
     return _ranked(candidates, rows, scores)
 

@@ -36,7 +36,7 @@ def stop_words() -> frozenset[str]:
 
 
 def segment(text: str) -> list[str]:
-    """Whole words in lower case: at blanks and hyphens, Chinese as jieba cuts it, edges without punctuation."""
+    """Whole words in lower case, cut at blanks and hyphens or by jieba, without punctuation at their edges."""
     text = text.lower()
     if _CHINESE.search(text):
         import jieba  # builds its dictionary for a second, which English queries need not wait for
@@ -127,7 +127,7 @@ class Vocabulary:
                 tokens = sorted(ids, key=ids.__getitem__)
             else:
                 raise UserError(
-                    f"{folder} has neither vocab.txt nor tokenizer.json: name a BERT folder that has one of them"
+                    f"{folder} has neither vocab.txt nor tokenizer.json: name a BERT folder that has one"
                 )
             return cls(settings.get("kind", "bert"), tokens, settings.get("do_lower_case", True))
         except ValueError as error:
@@ -290,7 +290,7 @@ def _embedding_tensors(folder: Path) -> list[np.ndarray]:
         here = [found[name] for name in names if name in found]
         if not here:
             raise UserError(
-                f"{folder} has no {names[0]} in a .safetensors or .bin file: name a folder with BERT's weights"
+                f"{folder} has no {names[0]} in a .safetensors or .bin file: name one with BERT's weights"
             )
         tensors.append(here[0].float().numpy())
     return tensors

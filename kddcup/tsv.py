@@ -66,7 +66,8 @@ class Table:
         missing = [column for column in COLUMNS if column not in names]
         if missing:
             raise UserError(
-                f"{path}, line 1: the header lacks {', '.join(missing)}; expected the columns {' '.join(COLUMNS)}"
+                f"{path}, line 1: the header lacks {', '.join(missing)}; "
+                f"expected the columns {' '.join(COLUMNS)}"
             )
         self._places = [names.index(column) for column in COLUMNS]
         self._width = len(names)

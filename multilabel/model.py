@@ -56,7 +56,7 @@ class MultiLabelClassifier(nn.Module):
         return (heads[:, 1:] @ self.embed.weight.T).amax(1)
 
     def captioning_loss(self, caption_head: Tensor, queries: TokenBatch) -> Tensor:
-        """Cross-entropy of the words and the end, read from the start; summed over words, mean over the batch.
+        """Cross-entropy of the words and the end, summed over them, mean over the batch.
 
         Args:
             caption_head: [B, E] initial states.

@@ -1,0 +1,29 @@
+# Each target does all the set-up that it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export HF_HUB_OFFLINE = 1
+
+.PHONY: sample test test-all lint
+
+# Makes the embedded sample and runs the five stages on it.
+sample: $(INSTALLED)
+	$(BIN)/python -m kddcup.sample --out data/sample
+	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/sample
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+# The slow tests too.
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -m ''
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(INSTALLED): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
