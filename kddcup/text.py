@@ -36,7 +36,7 @@ def stop_words() -> frozenset[str]:
 
 
 def segment(text: str) -> list[str]:
-    """Whole words in lower case, cut at blanks and hyphens or by jieba, without punctuation at their edges."""
+    """Whole words in lower case, cut at blanks, hyphens or by jieba, without punctuation at the edges."""
     text = text.lower()
     if _CHINESE.search(text):
         import jieba  # builds its dictionary for a second, which English queries need not wait for

@@ -102,14 +102,13 @@ class ScoreModel(nn.Module):
             [Q, I].
         """
         text, image = self._parts(hidden[mask], heads[:, 0])  # [W, 512] and [I, 512], W words in all
-        per_chunk = max(1, CROSS_ELEMENTS // image.numel())
-        weight = torch.cat(
+        chunks = text.split(max(1, CROSS_ELEMENTS // image.numel()))
+        if len(chunks) == 1:
+            weight = self._cross_weight(text, image)  # [W, I]
+        else:
             # Made again in the backward pass instead of kept.
-            [
-                checkpoint(self._cross_weight, part, image, use_reentrant=False)
-                for part in text.split(per_chunk)
-            ]
-        )  # [W, I]
+            parts = [checkpoint(self._cross_weight, part, image, use_reentrant=False) for part in chunks]
+            weight = torch.cat(parts)
         score = (
             (vectors[mask] @ heads[:, 1:].flatten(0, 1).T).view(len(text), len(heads), -1).amax(2)
         )  # [W, I]
@@ -120,7 +119,16 @@ class ScoreModel(nn.Module):
         return score.new_zeros(len(mask), len(heads)).index_add(0, query, share * score)
 
     def _cross_weight(self, text: Tensor, image: Tensor) -> Tensor:
-        return self.dense_summary[1:](text[:, None] + image).squeeze(2)
+        """[W, I] weights before their softmax.
+
+        PReLU(x) is slope · x + (1 − slope) · ReLU(x): of the first part the sum over the inner layer is a sum
+        of a text part and an image part too, so that only a ReLU has to run on [W, I, 512].
+        """
+        _, activation, last = self.dense_summary
+        slope, inner = activation.weight, last.weight[0]
+        linear = (text @ inner)[:, None] + image @ inner
+        rectified = F.relu(text[:, None] + image) @ inner
+        return slope * linear + (1 - slope) * rectified + last.bias
 
 
 class WordImageModel(nn.Module):

@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import multilabel.model
+from kddcup.loader import Batch
+from multilabel.model import MultiLabelClassifier, tagging_loss
+from tests import small
+
+START, END = 2, 3
+
+
+@pytest.fixture
+def model() -> MultiLabelClassifier:
+    torch.manual_seed(0)
+    return MultiLabelClassifier(small.CONFIG, START, END).eval()
+
+
+def brute_force(logits, lists, negatives):
+    total = 0.0
+    for row, words in zip(logits.tolist(), lists, strict=True):
+        total += sum(math.log1p(math.exp(-row[word])) for word in set(words))
+        others = sorted((row[word] for word in range(1, len(row)) if word not in words), reverse=True)
+        total += sum(math.log1p(math.exp(value)) for value in others[:negatives])
+    return total / len(lists)
+
+
+@pytest.mark.parametrize("negatives", [3, 1000])
+def test_the_tagging_loss_is_that_over_the_whole_vocabulary(monkeypatch, negatives):
+    monkeypatch.setattr(multilabel.model, "NEGATIVES", negatives)
+    lists = [[4, 5, 4], [6], list(range(1, 20))]
+    logits = 3 * torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    found = tagging_loss(logits, small.queries(*lists).ids)
+    assert found.item() == pytest.approx(brute_force(logits, lists, negatives), rel=1e-5)
+
+
+def test_gradients_are_finite_where_there_are_fewer_than_1000_other_words():
+    logits = torch.randn(2, 20, requires_grad=True)
+    tagging_loss(logits, small.queries([4, 5, 6], [7]).ids).backward()
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[:, 0] == 0).all()
+    assert (logits.grad[:, 1:] != 0).all()
+
+
+def test_a_words_logit_is_its_best_product_with_a_label_head(model):
+    heads = model.encode_images(small.images(2, 3))
+    expected = [[max(float(head @ word) for head in one[1:]) for word in model.embed.weight] for one in heads]
+    torch.testing.assert_close(model.label_logits(heads), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_candidates_score_the_log_probability_of_their_querys_words(model):
+    heads = model.encode_images(small.images(2, 3, 1))
+    logits = model.label_logits(heads)
+    found = model.score_candidates(small.queries([4, 5], [6]), torch.tensor([0, 1, 0]), heads)
+    expected = [F.logsigmoid(logits[i, words]).sum() for i, words in enumerate([[4, 5], [6], [4, 5]])]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def caption_log_probability(model, head, words: list[int]) -> float:
+    """Start, words, end, read one word at a time."""
+    state, total = head[None, None], 0.0
+    for word, following in zip([START, *words], [*words, END], strict=True):
+        output, state = model.rnn(model.embed(torch.tensor([[word]])), state)
+        logits = model.caption(output[0, 0]) @ model.embed.weight.T
+        total += float(logits.log_softmax(0)[following])
+    return total
+
+
+def test_the_captioning_loss_reads_start_words_end(model):
+    lists = [[4], [5, 6, 7]]
+    heads = model.encode_images(small.images(2, 3))[:, 0]
+    expected = (
+        -sum(caption_log_probability(model, one, words) for one, words in zip(heads, lists, strict=True)) / 2
+    )
+    assert model.captioning_loss(heads, small.queries(*lists)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(model):
+    head = model.encode_images(small.images(4))[0, 0]
+    captions = model.read_captions(head)
+    assert 1 <= len(captions) <= 5
+    assert [score for score, _ in captions] == sorted((score for score, _ in captions), reverse=True)
+    assert all(len(words) <= 15 for _, words in captions)
+
+
+def test_beam_search_finds_the_caption_that_was_learned(model):
+    model.train()
+    images, words = small.images(2, 5), small.queries([4, 5, 6], [7, 8])
+    optimizer = torch.optim.Adam((one for one in model.parameters() if one.requires_grad), 1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        sum(model(Batch(words, images)).values()).backward()
+        optimizer.step()
+    model.eval()
+    heads = model.encode_images(images)
+    best = [model.read_captions(one[0])[0] for one in heads]
+    assert [words for _, words in best] == [[4, 5, 6], [7, 8]]
+    for (score, words), one in zip(best, heads, strict=True):
+        assert score == pytest.approx(caption_log_probability(model, one[0], words), abs=1e-3)
+
+
+def test_all_but_the_word_vectors_moves(model):
+    sum(model(Batch(small.queries([4, 5], [6]), small.images(2, 3))).values()).backward()
+    still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert still == {"embed.weight"}
