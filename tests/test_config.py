@@ -1,0 +1,72 @@
+import dataclasses
+
+import pytest
+
+from kddcup.config import SIZES, MatcherSettings, ModelConfig, PretrainSettings, parse_settings
+
+
+def parse(*args: str, size: str = "small") -> MatcherSettings:
+    return parse_settings(MatcherSettings, None, "model1", lambda settings: size, list(args))
+
+
+def test_defaults_are_those_of_the_size_and_flags_override_them():
+    settings = parse("--batch_size", "7")
+    recipe = SIZES["small"].model1
+    assert (settings.batch_size, settings.rate, settings.encoder_rate) == (
+        7,
+        recipe.rate,
+        recipe.encoder_rate,
+    )
+    assert parse(size="full").batch_size == 130
+
+
+def test_the_full_size_is_trained_as_published():
+    full = SIZES["full"]
+    assert dataclasses.astuple(full.multilabel) == (200, 1e-4, 1e-6, 0.96, 20, 6, None)
+    assert dataclasses.astuple(full.model1) == (130, 1e-4, 1e-6, 0.95, 30, 5, 5e-6)
+    assert dataclasses.astuple(full.model2) == (150, 1e-4, 1e-6, 0.95, 30, 2, 5e-6)
+    assert (full.ff, full.lexicon_width) == (ModelConfig().ff, ModelConfig().width)
+    assert parse(size="full").seed == 2020
+
+
+def test_a_yaml_file_stands_between_defaults_and_flags(tmp_path):
+    (tmp_path / "run.yaml").write_text("batch_size: 5\nrate: 0.5\nstop_at_use_epoch: true\ndevices: [1, 0]\n")
+    settings = parse("--config", str(tmp_path / "run.yaml"), "--rate", "0.25")
+    assert (settings.batch_size, settings.rate) == (5, 0.25)
+    assert settings.stop_at_use_epoch
+    assert settings.devices == [1, 0]
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=1", "--local_rank=1"])
+def test_the_launchers_of_both_pytorches_are_understood(flag):
+    assert parse(flag, "--devices", "0", "1").devices == [0, 1]
+
+
+def test_the_size_may_come_from_a_flag():
+    settings = parse_settings(
+        PretrainSettings, None, "multilabel", lambda known: known.size, ["--size", "small"]
+    )
+    assert settings.batch_size == SIZES["small"].multilabel.batch_size
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--no_such_flag", "1"], ["--batch_size", "many"], ["--config", "absent.yaml"]]
+)
+def test_a_wrong_flag_ends_in_a_usage_error(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*wrong)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_help_describes_every_flag(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{field.name}" in shown for field in dataclasses.fields(MatcherSettings))
+    assert "learning rate of the image encoder's dense and dense_summary" in shown
+
+
+def test_the_rate_is_held_for_two_epochs_and_then_decays():
+    settings = parse("--gamma", "0.5")
+    assert [settings.rate_factor(epoch) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]

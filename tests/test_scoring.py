@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+
+import kddcup.scoring
+from kddcup.config import ModelConfig
+from kddcup.errors import UserError
+from kddcup.sample import SampleSettings, write_sample
+from kddcup.scoring import Split, score_table
+from kddcup.tsv import COLUMNS, Table
+from model1.model import WordImageModel
+from model2.model import SentenceImageModel
+
+DIM = 16
+CONFIG = ModelConfig(region_dim=DIM, width=8, vocabulary=60, ff=16)
+CPU = torch.device("cpu")
+
+
+def encode_text(text: str) -> list[int]:
+    return [4 + sum(word.encode()) % 50 for word in text.split() if word != "the"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scoring")
+    write_sample(SampleSettings(out=str(out), train_queries=2, eval_queries=8, dim=DIM))
+    return out / "valid" / "valid.tsv"
+
+
+@pytest.fixture(params=[WordImageModel, SentenceImageModel])
+def model(request):
+    torch.manual_seed(0)
+    return request.param(CONFIG).eval()
+
+
+def scores(predictions):
+    return {(query, product): score for query, found in predictions.items() for product, score in found}
+
+
+def rewrite(table, path, lines):
+    header = table.read_text().split("\n")[0]
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def assert_close(found, expected):
+    assert found.keys() == expected.keys()
+    assert max(abs(found[key] - expected[key]) for key in found) < 1e-5
+
+
+def test_scores_do_not_depend_on_batches_order_or_other_rows(table, model, tmp_path, monkeypatch):
+    lines = table.read_text().strip().split("\n")[1:]
+    expected = scores(score_table(table, model, encode_text, DIM, CPU))
+    monkeypatch.setattr(kddcup.scoring, "REGIONS_PER_BATCH", 1)
+    monkeypatch.setattr(kddcup.scoring, "WORDS_PER_BATCH", 1)
+    assert_close(scores(score_table(table, model, encode_text, DIM, CPU)), expected)
+    monkeypatch.undo()
+    order = np.random.default_rng(0).permutation(len(lines))
+    shuffled = rewrite(table, tmp_path / "shuffled.tsv", [lines[i] for i in order])
+    assert_close(scores(score_table(shuffled, model, encode_text, DIM, CPU)), expected)
+    part = rewrite(table, tmp_path / "part.tsv", lines[: len(lines) // 2])
+    found = scores(score_table(part, model, encode_text, DIM, CPU))
+    assert_close(found, {key: expected[key] for key in found})
+
+
+def test_every_candidate_is_scored_once_best_first(table, model):
+    predictions = score_table(table, model, encode_text, DIM, CPU)
+    rows = [(str(row.query_id), row.product_id) for row in Table(table).rows("test")]
+    assert sorted(scores(predictions)) == sorted(rows)
+    for found in predictions.values():
+        values = [score for _, score in found]
+        assert values == sorted(values, reverse=True)
+
+
+def test_an_image_is_encoded_once_however_many_queries_list_it(table, model, monkeypatch):
+    encoded = []
+    once = type(model).encode_images
+    monkeypatch.setattr(
+        type(model), "encode_images", lambda self, images: encoded.append(len(images)) or once(self, images)
+    )
+    score_table(table, model, encode_text, DIM, CPU)
+    rows = list(Table(table).rows("test"))
+    assert sum(encoded) == len({row.product_id for row in rows}) < len(rows)
+
+
+def test_a_product_that_comes_with_two_pictures_is_scored_as_each_stands(table, model, tmp_path):
+    lines = [line.split("\t") for line in table.read_text().strip().split("\n")[1:]]
+    first, second = lines[0], next(line for line in lines if line[8] != lines[0][8])
+    renamed = [first[0], *second[1:]]
+    both = rewrite(table, tmp_path / "both.tsv", ["\t".join(first), "\t".join(renamed)])
+    expected = scores(score_table(table, model, encode_text, DIM, CPU))
+    found = scores(score_table(both, model, encode_text, DIM, CPU))
+    assert found[first[8], int(first[0])] == pytest.approx(expected[first[8], int(first[0])], abs=1e-5)
+    assert found[second[8], int(first[0])] == pytest.approx(expected[second[8], int(second[0])], abs=1e-5)
+
+
+def test_a_query_without_words_keeps_the_tables_order_and_is_reported(table, model, tmp_path, capsys):
+    lines = [line.split("\t") for line in table.read_text().strip().split("\n")[1:]]
+    silent = lines[0][8]
+    for line in lines:
+        if line[8] == silent:
+            line[7] = "the the"
+    path = rewrite(table, tmp_path / "silent.tsv", ["\t".join(line) for line in lines])
+    predictions = score_table(path, model, encode_text, DIM, CPU)
+    assert predictions[silent] == [(int(line[0]), 0.0) for line in lines if line[8] == silent]
+    assert "1 queries have no word left" in capsys.readouterr().out
+
+
+def test_regions_of_another_dimension_are_refused(table, model):
+    with pytest.raises(UserError, match="regions of 16 dimensions and the model takes 32"):
+        score_table(table, model, encode_text, 32, CPU)
+
+
+def test_answers_to_a_query_that_the_table_lacks_are_refused(table, tmp_path):
+    folder = tmp_path / "valid"
+    folder.mkdir()
+    (folder / "valid_answer.json").write_text('{"77": [1]}')
+    with pytest.raises(UserError, match="lacks query 77"):
+        Split(tmp_path, "valid").ndcg({"1": [(1, 0.5)]})
+
+
+def test_the_sample_has_the_columns_of_the_competition(table):
+    assert tuple(table.read_text().split("\n")[0].split("\t")) == COLUMNS
