@@ -1,0 +1,159 @@
+"""Two processes train what one would, through the launchers that users start."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kddcup.checkpoint import RunConfig
+from kddcup.config import MatcherSettings, parse_settings
+from kddcup.corpus import open_info
+from kddcup.errors import UserError
+from kddcup.loader import TrainLoader
+from kddcup.matching import MatcherData
+from kddcup.regions import RegionStore
+from kddcup.sampling import NegativeSampler, Toss
+from kddcup.training import Process, Trainer
+from model1.model import WordImageModel
+from tests.conftest import run_script
+
+CPU = torch.device("cpu")
+TOSS = Toss(once=True, cluster_from_all=0.0)
+
+
+def settings(trained, *flags: str) -> MatcherSettings:
+    told = ["--data_dir", str(trained / "data"), "--encoder", str(trained / "encoder.pth"), *flags]
+    return parse_settings(MatcherSettings, None, "model1", lambda _: "small", told)
+
+
+def loader(trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True) -> TrainLoader:
+    corpus, told = open_info(trained / "data").corpus, settings(trained, *flags)
+    sampler = NegativeSampler(corpus, TOSS, told.seed) if negatives else None
+    store = RegionStore(trained / "data" / "features")
+    return TrainLoader(corpus, store, corpus.tokens, told, rank, ranks, sampler)
+
+
+@pytest.mark.parametrize("stage", ["model1", "model2"])
+def test_a_step_of_two_processes_is_the_mean_of_what_one_finds_on_both_halves(trained, stage, tmp_path):
+    flags = [stage, str(trained / "data"), str(trained / "encoder.pth"), str(tmp_path)]
+    run_script(".", "-m", "tests.one_step", *flags).check_returncode()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.one_step"]
+    run_script(".", *launcher, *flags).check_returncode()
+    halves = [torch.load(tmp_path / f"half{rank}.pt", weights_only=True) for rank in (0, 1)]
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name in halves[0]["losses"]:
+        alone = (halves[0]["losses"][name] + halves[1]["losses"][name]) / 2
+        together = (ranks[0]["losses"][name] + ranks[1]["losses"][name]) / 2
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    names = halves[0]["gradients"].keys()
+    assert any(name.startswith("item.dense.") for name in names)
+    for name in names:
+        alone = (halves[0]["gradients"][name] + halves[1]["gradients"][name]) / 2
+        assert not torch.equal(halves[0]["gradients"][name], halves[1]["gradients"][name])
+        for rank in ranks:
+            torch.testing.assert_close(rank["gradients"][name], alone, atol=1e-5, rtol=0)
+
+
+def test_ranks_see_disjoint_rows_which_together_are_those_of_one_process(trained):
+    halves = [loader(trained, "--batch_size", "8", rank=rank, ranks=2).rows(0) for rank in (0, 1)]
+    whole = loader(trained, "--batch_size", "16").rows(0)
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+    assert len(np.unique(whole)) == whole.size
+
+
+def test_every_epoch_has_an_order_of_its_own_and_a_seed_repeats_it(trained):
+    first, again, second = (loader(trained).rows(epoch) for epoch in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, loader(trained, "--seed", "1").rows(0))
+
+
+def test_a_query_occurs_once_in_a_batch_with_negatives_and_as_often_as_drawn_without(trained):
+    corpus = open_info(trained / "data").corpus
+    busiest = np.bincount(corpus.row_query).argmax()
+    rows = np.flatnonzero(corpus.row_query == busiest)
+    assert len(rows) > 1
+    other = np.flatnonzero(corpus.row_query != busiest)[:1]
+    batch = loader(trained).batch(np.concatenate([rows, other]), 0)
+    assert len(batch.queries) == len(batch.images) == 4
+    tagging = loader(trained, negatives=False).batch(np.concatenate([rows, other]), 0)
+    assert len(tagging.queries) == len(rows) + 1
+
+
+def test_rows_without_words_are_left_out(trained):
+    corpus = open_info(trained / "data").corpus
+    start, end = corpus.tokens.offsets[0], corpus.tokens.offsets[1]
+    corpus.tokens.values[start:end] = 999
+    store = RegionStore(trained / "data" / "features")
+    silent = corpus.tokens.without(999)
+    found = TrainLoader(corpus, store, silent, settings(trained, "--batch_size", "1"), 0, 1)
+    assert set(np.flatnonzero(corpus.row_query == 0)) == set(range(len(corpus.row_query))) - set(
+        found.rows(0).ravel().tolist()
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_batches_are_prefetched_in_order_by_a_thread_or_by_workers(trained, workers):
+    told = loader(trained, "--workers", workers)
+    rows = told.rows(3)
+    for batch, expected in zip(told.epoch(3, CPU), rows[:3], strict=False):
+        alone = told.batch(expected, 3)
+        assert torch.equal(batch.queries.ids, alone.queries.ids)
+        assert torch.equal(batch.images.features, alone.images.features)
+
+
+def test_too_few_rows_for_a_batch_are_refused(trained):
+    with pytest.raises(UserError, match="lower --batch_size"):
+        loader(trained, "--batch_size", "100000")
+
+
+def test_the_rate_of_every_group_in_epochs_0_1_and_2_and_weight_decay_on_the_image_alone(trained):
+    told = settings(
+        trained, "--rate", "0.1", "--encoder_rate", "0.01", "--gamma", "0.5", "--weight_decay", "0.2"
+    )
+    made = MatcherData.open(told, Process(0, 1, CPU))
+    model = WordImageModel(made.config.model)
+    trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
+    rates = []
+    for epoch in range(3):
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        trainer.steps(epoch, [made.loader(TOSS).batch(np.arange(4), epoch)], 1)
+    assert rates == [[0.01, 0.1], [0.01, 0.1], [0.005, 0.05]]
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.2, 0]
+    names = {id(one): name for name, one in model.named_parameters()}
+    image, rest = (
+        {names[id(one)].split(".")[0] for one in group["params"]} for group in trainer.optimizer.param_groups
+    )
+    assert (image, rest) == ({"item"}, {"query", "score"})
+
+
+def test_a_step_moves_what_is_trained_and_nothing_else(trained):
+    told = settings(trained)
+    made = MatcherData.open(told, Process(0, 1, CPU))
+    model = WordImageModel(made.config.model)
+    made.load_encoder(model.item)
+    trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer.step(made.loader(TOSS).batch(np.arange(8), 0))
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    roots = {".".join(name.split(".")[:2]) for name in moved}
+    assert roots == {"query.rnn", "item.dense", "item.dense_summary", "score.dense_summary"}
+
+
+def test_the_last_epoch_is_the_one_to_use_where_asked(trained):
+    for flags, count in ((["--stop_at_use_epoch"], 3), ([], 9)):
+        told = settings(trained, "--epochs", "9", "--use_epoch", "2", *flags)
+        module = nn.Linear(1, 1)
+        trainer = Trainer(
+            Process(0, 1, CPU), module, [{"params": module.parameters()}], {}, told, RunConfig()
+        )
+        assert len(trainer.epochs()) == count
+
+
+def test_an_encoder_of_other_data_is_refused(trained, tmp_path):
+    content = torch.load(trained / "encoder.pth", weights_only=True)
+    content["config"]["model"]["region_dim"] = 999
+    torch.save(content, tmp_path / "encoder.pth")
+    told = settings(trained, "--encoder", str(tmp_path / "encoder.pth"))
+    with pytest.raises(UserError, match="run stage 2 on this data"):
+        MatcherData.open(told, Process(0, 1, CPU))
