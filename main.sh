@@ -4,10 +4,10 @@
 #     bash main.sh [DATA_DIR]        DATA_DIR: data, the competition's place, by default
 #
 # In the environment: SIZE (full or small), TOKENIZER (a BERT name or folder, or lexicon), NPROC (training
-# processes), SPLIT (testA or testB), PYTHON. A folder other than data gets sub-folders of its own name.
+# processes), SPLIT (testA or testB), SEED, PYTHON. A folder other than data gets sub-folders of its own name.
 set -euo pipefail
 
-size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB}
+size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB} seed=${SEED:-2020}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ ! -d "${1:-$root/data}" ]; then
     echo "error: ${1:-data} is no folder of tables; 'python -m kddcup.sample --out data/sample' makes a small one" >&2
@@ -16,6 +16,11 @@ fi
 data=$(cd "${1:-$root/data}" && pwd)
 sub=
 [ "$data" = "$root/data" ] || sub=/$(basename "$data")
+# Relative where it can be, so that neither the log nor a checkpoint has a path of this machine.
+case $data in
+"$root"/*) data=${data#"$root"/} from_stage=../${data#"$root"/} ;;
+*) from_stage=$data ;;
+esac
 [ -d "$tokenizer" ] && tokenizer=$(cd "$tokenizer" && pwd)
 python=${PYTHON:-python}
 [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
@@ -37,19 +42,19 @@ resources=external_resources$sub
 checkpoints=./checkpoints$sub
 
 enter .
-run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer"
+run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed"
 
 enter multilabel
-run "${launch[@]}" train.py --size "$size" --data_dir "$data" --checkpoints_dir "$checkpoints" \
-    --stop_at_use_epoch ${devices:+--devices $devices}
-run "$python" validation.py --data_dir "$data" --checkpoints_dir "$checkpoints"
+run "${launch[@]}" train.py --size "$size" --data_dir "$from_stage" --checkpoints_dir "$checkpoints" \
+    --seed "$seed" --stop_at_use_epoch ${devices:+--devices $devices}
+run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints"
 run "$python" export_model.py --checkpoints_dir "$checkpoints" --out_path "$encoder"
 
 for model in model1 model2; do
     enter "$model"
-    run "${launch[@]}" train.py --data_dir "$data" --checkpoints_dir "$checkpoints" --encoder "$encoder" \
-        --stop_at_use_epoch ${devices:+--devices $devices}
-    run "$python" validation.py --data_dir "$data" --checkpoints_dir "$checkpoints" --split "$split" \
+    run "${launch[@]}" train.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --encoder "$encoder" \
+        --seed "$seed" --stop_at_use_epoch ${devices:+--devices $devices}
+    run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --split "$split" \
         --valid_out_path "../$resources/valid_pred_$model.json" \
         --test_out_path "../$resources/test_pred_$model.json"
 done

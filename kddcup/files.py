@@ -82,8 +82,9 @@ def read_pickle(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
 
 def write_tensors(path: str | os.PathLike, value: dict[str, Any]) -> None:
     """Write dicts and lists of tensors and plain values with ``torch.save``."""
-    with whole(path) as part:
-        torch.save(value, part)
+    # Given a path, torch.save would write its name, which differs from run to run, into the file.
+    with whole(path) as part, open(part, "wb") as file:
+        torch.save(value, file)
 
 
 def read_tensors(path: str | os.PathLike, made_by: str) -> dict[str, Any]:

@@ -91,6 +91,10 @@ class Vocabulary:
         dropped = stop_words() | {PAD}
         return [self._ids.get(token, self.unknown) for token in tokens if token not in dropped]
 
+    def encode_known(self, text: str) -> list[int]:
+        """The ids of a query's tokens without the unknown, as stage 2 reads it."""
+        return [token for token in self.encode(text) if token != self.unknown]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Tokens as text, word pieces joined."""
         return " ".join(self.tokens[i] for i in ids).replace(" ##", "")

@@ -13,7 +13,6 @@ from kddcup.errors import run_script
 from kddcup.loader import TrainLoader
 from kddcup.training import Trainer, TrainingData, launch
 from multilabel.model import MultiLabelClassifier
-from multilabel.words import known_words
 
 
 def main() -> None:
@@ -35,10 +34,9 @@ def main() -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [{"params": trained, "lr": settings.rate, "weight_decay": settings.weight_decay}]
         trainer = Trainer(process, model, groups, {"model": model}, settings, config)
-        encode_text = known_words(vocabulary)
         for epoch in trainer.epochs():
             trainer.steps(epoch, loader.epoch(epoch, process.device), len(loader))
-            trainer.finish(epoch, lambda: data.valid_ndcg(model, encode_text, process.device))
+            trainer.finish(epoch, lambda: data.valid_ndcg(model, vocabulary.encode_known, process.device))
 
 
 if __name__ == "__main__":

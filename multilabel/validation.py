@@ -22,7 +22,6 @@ from kddcup.text import Vocabulary
 from kddcup.training import pick_device
 from kddcup.tsv import Row, Table
 from multilabel.model import MultiLabelClassifier
-from multilabel.words import known_words
 
 TAGS = 15
 
@@ -48,7 +47,7 @@ def main() -> None:
     checkpoint.load_into({"model": model})
     model.to(device).eval()
     valid = Split(Path(settings.data_dir), "valid")
-    predictions = score_table(valid.table, model, known_words(vocabulary), config.region_dim, device)
+    predictions = score_table(valid.table, model, vocabulary.encode_known, config.region_dim, device)
     per_query = valid.ndcg(predictions)
     low, high = bootstrap_interval(per_query)
     for row in islice(Table(valid.table).rows("show"), settings.images):
