@@ -1,12 +1,13 @@
 """Sizes and settings. Every flag is a field of a dataclass, which travels in the checkpoint."""
 
+import argparse
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 Settings = TypeVar("Settings")
 Stage = Literal["multilabel", "model1", "model2"]
@@ -150,6 +151,10 @@ class MatcherSettings(TrainSettings):
     encoder: str = "../user_data/image_encoder_large.pth"
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description, in which the examples are."""
+
+
 def parse_settings(
     kind: type[Settings],
     description: str | None,
@@ -167,7 +172,7 @@ def parse_settings(
         size: tells the size from the settings so far; needed with ``stage``.
         args: instead of the command line's.
     """
-    parser = ArgumentParser(description=description)
+    parser = ArgumentParser(description=description, formatter_class=_HelpFormatter)
     parser.add_argument("--config", action="config", help="a YAML file of any of these settings")
     docs = [parse_docstring(parent.__doc__ or "") for parent in kind.__mro__]
     helps = {param.arg_name: param.description for doc in docs for param in doc.params}

@@ -15,6 +15,12 @@ from kddcup.training import Trainer, TrainingData, launch
 from multilabel.model import MultiLabelClassifier
 
 
+def parameter_groups(model: MultiLabelClassifier, settings: PretrainSettings) -> list[dict]:
+    """Adam's one group: all but the word vectors."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [{"params": trained, "lr": settings.rate, "weight_decay": settings.weight_decay}]
+
+
 def main() -> None:
     """Train."""
     settings = parse_settings(
@@ -31,9 +37,9 @@ def main() -> None:
         model.set_words(data.info.words)
         tokens = corpus.tokens.without(vocabulary.unknown)
         loader = TrainLoader(corpus, data.store, tokens, settings, process.rank, process.ranks)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [{"params": trained, "lr": settings.rate, "weight_decay": settings.weight_decay}]
-        trainer = Trainer(process, model, groups, {"model": model}, settings, config)
+        trainer = Trainer(
+            process, model, parameter_groups(model, settings), {"model": model}, settings, config
+        )
         for epoch in trainer.epochs():
             trainer.steps(epoch, loader.epoch(epoch, process.device), len(loader))
             trainer.finish(epoch, lambda: data.valid_ndcg(model, vocabulary.encode_known, process.device))

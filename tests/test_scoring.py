@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from kddcup.scoring import Split, score_table
 from kddcup.tsv import COLUMNS, Table
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
+from multilabel.model import MultiLabelClassifier
 
 DIM = 16
 CONFIG = ModelConfig(region_dim=DIM, width=8, vocabulary=60, ff=16)
@@ -27,7 +30,7 @@ def table(tmp_path_factory):
     return out / "valid" / "valid.tsv"
 
 
-@pytest.fixture(params=[WordImageModel, SentenceImageModel])
+@pytest.fixture(params=[WordImageModel, SentenceImageModel, partial(MultiLabelClassifier, start=2, end=3)])
 def model(request):
     torch.manual_seed(0)
     return request.param(CONFIG).eval()

@@ -6,15 +6,18 @@ import torch
 from torch import nn
 
 from kddcup.checkpoint import RunConfig
-from kddcup.config import MatcherSettings, parse_settings
+from kddcup.config import MatcherSettings, PretrainSettings, parse_settings
 from kddcup.corpus import open_info
 from kddcup.errors import UserError
 from kddcup.loader import TrainLoader
 from kddcup.matching import MatcherData
 from kddcup.regions import RegionStore
 from kddcup.sampling import NegativeSampler, Toss
-from kddcup.training import Process, Trainer
+from kddcup.training import Process, Trainer, TrainingData
 from model1.model import WordImageModel
+from model2.model import SentenceImageModel
+from multilabel.model import MultiLabelClassifier
+from multilabel.train import parameter_groups
 from tests.conftest import run_script
 
 CPU = torch.device("cpu")
@@ -107,37 +110,87 @@ def test_too_few_rows_for_a_batch_are_refused(trained):
         loader(trained, "--batch_size", "100000")
 
 
-def test_the_rate_of_every_group_in_epochs_0_1_and_2_and_weight_decay_on_the_image_alone(trained):
-    told = settings(
-        trained, "--rate", "0.1", "--encoder_rate", "0.01", "--gamma", "0.5", "--weight_decay", "0.2"
-    )
+def matcher(trained, build, *flags: str) -> tuple[MatcherData, Trainer]:
+    told = settings(trained, *flags)
     made = MatcherData.open(told, Process(0, 1, CPU))
-    model = WordImageModel(made.config.model)
-    trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
-    rates = []
-    for epoch in range(3):
-        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
-        trainer.steps(epoch, [made.loader(TOSS).batch(np.arange(4), epoch)], 1)
-    assert rates == [[0.01, 0.1], [0.01, 0.1], [0.005, 0.05]]
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.2, 0]
-    names = {id(one): name for name, one in model.named_parameters()}
-    image, rest = (
-        {names[id(one)].split(".")[0] for one in group["params"]} for group in trainer.optimizer.param_groups
-    )
-    assert (image, rest) == ({"item"}, {"query", "score"})
-
-
-def test_a_step_moves_what_is_trained_and_nothing_else(trained):
-    told = settings(trained)
-    made = MatcherData.open(told, Process(0, 1, CPU))
-    model = WordImageModel(made.config.model)
+    model = build(made.config.model)
     made.load_encoder(model.item)
-    trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer.step(made.loader(TOSS).batch(np.arange(8), 0))
-    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    roots = {".".join(name.split(".")[:2]) for name in moved}
-    assert roots == {"query.rnn", "item.dense", "item.dense_summary", "score.dense_summary"}
+    return made, Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
+
+
+def rates(trainer: Trainer, batch: object) -> list[list[float]]:
+    """Of each group, in epochs 0, 1 and 2."""
+    found = []
+    for epoch in range(3):
+        found.append([group["lr"] for group in trainer.optimizer.param_groups])
+        trainer.steps(epoch, [batch], 1)
+    return found
+
+
+def moved(trainer: Trainer, batch: object) -> set[str]:
+    """The modules whose parameters a step changes, by the first two parts of their names."""
+    before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    trainer.step(batch)
+    after = trainer.module.state_dict()
+    return {".".join(name.split(".")[:2]) for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("build", [WordImageModel, SentenceImageModel])
+def test_rates_and_weight_decay_of_the_matchers_groups(trained, build):
+    flags = ["--rate", "0.1", "--encoder_rate", "0.01", "--gamma", "0.5", "--weight_decay", "0.2"]
+    made, trainer = matcher(trained, build, *flags)
+    assert rates(trainer, made.loader(TOSS).batch(np.arange(4), 0)) == [
+        [0.01, 0.1],
+        [0.01, 0.1],
+        [0.005, 0.05],
+    ]
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.2, 0]
+    names = {id(one): name.split(".")[0] for name, one in trainer.module.named_parameters()}
+    image, rest = ({names[id(one)] for one in group["params"]} for group in trainer.optimizer.param_groups)
+    assert image == {"item"}
+    assert "item" not in rest
+
+
+@pytest.mark.parametrize(
+    ("build", "parts"),
+    [
+        (WordImageModel, {"query.rnn", "score.dense_summary"}),
+        (SentenceImageModel, {"score.rnn", "score.dense"}),
+    ],
+)
+def test_a_step_of_a_matcher_moves_what_is_trained_and_nothing_else(trained, build, parts):
+    made, trainer = matcher(trained, build)
+    batch = made.loader(TOSS).batch(np.arange(8), 0)
+    assert moved(trainer, batch) == parts | {"item.dense", "item.dense_summary"}
+
+
+def test_stage_2_trains_all_but_the_word_vectors_at_one_rate(trained):
+    told = parse_settings(
+        PretrainSettings, None, "multilabel", lambda _: "small", ["--rate", "0.1", "--gamma", "0.5"]
+    )
+    data = TrainingData.open(str(trained / "data"))
+    config = data.config(told, "small")
+    vocabulary = data.info.vocabulary
+    model = MultiLabelClassifier(config.model, vocabulary.start, vocabulary.end)
+    trainer = Trainer(Process(0, 1, CPU), model, parameter_groups(model, told), {}, told, config)
+    batch = loader(trained, negatives=False).batch(np.arange(8), 0)
+    encoder = {f"item.{name}" for name, _ in model.item.named_children()}
+    assert moved(trainer, batch) == encoder | {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0"} | {
+        *("rnn.bias_hh_l0", "caption.0", "caption.1", "caption.3")
+    }
+    assert rates(trainer, batch) == [[0.1], [0.1], [0.05]]
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [1e-6]
+
+
+def test_a_row_gets_the_same_negatives_in_one_process_and_in_two(trained):
+    whole = loader(trained, "--batch_size", "16")
+    halves = [loader(trained, "--batch_size", "8", rank=rank, ranks=2) for rank in (0, 1)]
+    for epoch in (0, 1):
+        rows = whole.rows(epoch)[0]
+        alone = NegativeSampler(open_info(trained / "data").corpus, TOSS, 2020)
+        expected = np.stack(alone.draw(rows, epoch))
+        parts = [np.stack(alone.draw(half.rows(epoch)[0], epoch)) for half in halves]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
 
 
 def test_the_last_epoch_is_the_one_to_use_where_asked(trained):
