@@ -142,6 +142,12 @@ def checkpoint_path(folder: str | os.PathLike, epoch: int) -> Path:
     return Path(folder) / f"model-epoch{epoch}.pth"
 
 
+def checkpoint_epochs(folder: str | os.PathLike) -> list[int]:
+    """The epochs of which a folder has a checkpoint, in no order."""
+    names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("model-epoch*.pth"))
+    return [int(name[1]) for name in names if name]
+
+
 def find_checkpoint(stage: str, folder: str | None, epoch: int | None) -> Checkpoint:
     """The checkpoint that validation and export take; says which it took.
 
@@ -167,7 +173,7 @@ def find_checkpoint(stage: str, folder: str | None, epoch: int | None) -> Checkp
 
 def _use_epoch(stage: str, folder: Path, made_by: str) -> int | None:
     """What the newest checkpoint of the folder says; None where there is no checkpoint."""
-    paths = [path for path in folder.glob("model-epoch*.pth") if _NAME.fullmatch(path.name)]
+    paths = [checkpoint_path(folder, epoch) for epoch in checkpoint_epochs(folder)]
     if not paths:
         return None
     newest = Checkpoint.read(max(paths, key=lambda path: path.stat().st_mtime), made_by)

@@ -101,6 +101,7 @@ class TrainSettings:
         gamma: decay of the rate per epoch.
         data_dir: folder of the tables and of what stage 1 wrote.
         checkpoints_dir: where model-epochN.pth go.
+        resume: go on after the newest checkpoint in checkpoints_dir, if there is one.
         stop_at_use_epoch: end after use_epoch instead of after the last epoch.
         devices: GPUs, by number, one for each process; without a GPU it has no effect.
         seed: of weights, order, negatives and dropout.
@@ -116,6 +117,7 @@ class TrainSettings:
     gamma: float
     data_dir: str = "../data"
     checkpoints_dir: str = "./checkpoints"
+    resume: bool = False
     stop_at_use_epoch: bool = False
     devices: list[int] = dataclasses.field(default_factory=list)
     seed: int = 2020

@@ -94,6 +94,7 @@ class TrainLoader:
             num_workers=workers,
             prefetch_factor=PREFETCHED if workers else None,
             pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
         )
         for batch in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
             yield batch.to(device)

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from kddcup.checkpoint import RunConfig, checkpoint_path, write_checkpoint
+from kddcup.checkpoint import Checkpoint, RunConfig, checkpoint_epochs, checkpoint_path, write_checkpoint
 from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.corpus import Info, open_info
 from kddcup.errors import UserError
@@ -146,17 +146,42 @@ class Trainer:
         self._process, self._settings, self._parts = process, settings, parts
         self._config = config
         self.module = module.to(process.device)
-        self._wrapped = DistributedDataParallel(self.module) if process.ranks > 1 else self.module
         self.optimizer = torch.optim.Adam(groups)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, settings.rate_factor)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         # From here on, each rank has dropout of its own.
         torch.manual_seed(settings.seed + process.rank)
+        self._first_epoch = self._resume() if settings.resume else 0
+        self._wrapped = DistributedDataParallel(self.module) if process.ranks > 1 else self.module
         self._sums: dict[str, Tensor] = {}
+
+    def _resume(self) -> int:
+        """Go back to where the newest checkpoint left off; gives the epoch to train next."""
+        epochs = checkpoint_epochs(self._settings.checkpoints_dir)
+        if not epochs:
+            self._process.say(f"{self._settings.checkpoints_dir} has no checkpoint: starting from epoch 0")
+            return 0
+        path = checkpoint_path(self._settings.checkpoints_dir, max(epochs))
+        checkpoint = Checkpoint.read(path, "train.py without --resume")
+        checkpoint.load_into(self._parts)
+        try:
+            self.optimizer.load_state_dict(checkpoint.parts["optimizer"])
+            random_states = checkpoint.parts["state"]["random"]
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path} cannot be resumed ({error}): train anew without --resume") from None
+        if len(random_states) != self._process.ranks:
+            raise UserError(
+                f"{path} was trained by {len(random_states)} processes, not {self._process.ranks}: "
+                "resume with as many"
+            )
+        _set_random_state(random_states[self._process.rank], self._process.device)
+        self._process.say(f"resuming after epoch {max(epochs)} of {self._settings.checkpoints_dir}")
+        return max(epochs) + 1
 
     def epochs(self) -> range:
         """The epochs to train."""
         settings = self._settings
-        return range(settings.use_epoch + 1 if settings.stop_at_use_epoch else settings.epochs)
+        last = settings.use_epoch + 1 if settings.stop_at_use_epoch else settings.epochs
+        return range(self._first_epoch, last)
 
     def steps(self, epoch: int, batches: Iterable, count: int) -> None:
         """Train on an epoch's batches.
@@ -167,13 +192,14 @@ class Trainer:
             count: how many there are.
         """
         self._wrapped.train()
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._settings.rate_factor(epoch)
         self._sums, self._count, self._started = {}, count, time.monotonic()
         hidden = None if self._process.is_main else True
         for batch in tqdm(batches, desc=f"epoch {epoch}", total=count, disable=hidden):
             losses = self.step(batch)
             for name, loss in losses.items():
                 self._sums[name] = self._sums.get(name, 0) + loss
-        self._schedule.step()
 
     def step(self, batch: object) -> dict[str, Tensor]:
         """One step; gives the detached losses by name."""
@@ -194,9 +220,10 @@ class Trainer:
         if self._process.ranks > 1:
             distributed.all_reduce(means)
             means /= self._process.ranks
+        random_states = self._gathered(_random_state(self._process.device))
         if self._process.is_main:
             path = checkpoint_path(self._settings.checkpoints_dir, epoch)
-            state = {"epoch": epoch}
+            state = {"epoch": epoch, "random": random_states}
             write_checkpoint(
                 path, self._parts, self._config, optimizer=self.optimizer.state_dict(), state=state
             )
@@ -209,3 +236,24 @@ class Trainer:
             self._process.say(f"epoch {epoch}: {losses}  valid NDCG@5 {reached:.4f}  {trained:.0f} s  {path}")
         if self._process.ranks > 1:
             distributed.barrier()
+
+    def _gathered(self, value: object) -> list:
+        """The values of all ranks, on the main process."""
+        if self._process.ranks == 1:
+            return [value]
+        values = [None] * self._process.ranks if self._process.is_main else None
+        distributed.gather_object(value, values)
+        return values or []
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

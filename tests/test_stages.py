@@ -64,6 +64,32 @@ def test_training_writes_a_checkpoint_and_scores_valid_under_every_launcher(
     assert content.keys() == parts | {"optimizer", "config", "state"}
 
 
+@pytest.mark.parametrize(
+    ("stage", "launcher"),
+    [
+        ("model1", ()),
+        pytest.param("model2", PAIR, marks=pytest.mark.slow),
+        pytest.param("multilabel", (), marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, tmp_path, stage, launcher):
+    train(trained, stage, tmp_path / "whole", launcher, "--epochs", "2").check_returncode()
+    (tmp_path / "parts").mkdir()
+    shutil.copy(tmp_path / "whole" / "model-epoch0.pth", tmp_path / "parts")
+    result = train(trained, stage, tmp_path / "parts", launcher, "--epochs", "2", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "resuming after epoch 0" in result.stdout
+    whole, parts = (
+        torch.load(tmp_path / name / "model-epoch1.pth", weights_only=True) for name in ("whole", "parts")
+    )
+    modules = whole.keys() & {"query", "item", "score", "model"}
+    for module in modules:
+        for name, value in whole[module].items():
+            assert torch.equal(value, parts[module][name]), name
+    for one, other in zip(whole["state"]["random"], parts["state"]["random"], strict=True):
+        assert torch.equal(one["cpu"], other["cpu"])
+
+
 def test_matchers_predict_and_blend_into_a_submission(trained, tmp_path):
     for model in ("model1", "model2"):
         train(trained, model, tmp_path / model).check_returncode()

@@ -122,8 +122,8 @@ def rates(trainer: Trainer, batch: object) -> list[list[float]]:
     """Of each group, in epochs 0, 1 and 2."""
     found = []
     for epoch in range(3):
-        found.append([group["lr"] for group in trainer.optimizer.param_groups])
         trainer.steps(epoch, [batch], 1)
+        found.append([group["lr"] for group in trainer.optimizer.param_groups])
     return found
 
 
