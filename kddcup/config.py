@@ -55,6 +55,7 @@ class Recipe:
     epochs: int
     use_epoch: int
     encoder_rate: float | None = None
+    dropout: float = ModelConfig.dropout
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,19 @@ from kddcup.ragged import flat_rows
 BOX_COLUMNS = 5
 
 
-def scale_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+def scale_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:
     """Boxes relative to their image.
 
     Args:
         boxes: [n, 4] top, left, bottom, right in pixels.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: of the image, in pixels; or [n], of the image of each box.
+        width: likewise.
 
     Returns:
         [n, 5] float32: top/h, left/w, bottom/h, right/w, and the area of the scaled box.
     """
-    top, left, bottom, right = (boxes / np.array([height, width, height, width], np.float32)).T
+    scale = np.stack([height, width, height, width], axis=-1).astype(np.float32)
+    top, left, bottom, right = (boxes / scale).T
     return np.stack([top, left, bottom, right, (bottom - top) * (right - left)], axis=1).astype(np.float32)
 
 

@@ -1,13 +1,15 @@
 """The competition's table format: tab-separated, a header, no quoting, arrays as base64."""
 
 import binascii
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pybase64
+import xxhash
 from tqdm import tqdm
 
 from kddcup.errors import UserError
@@ -25,11 +27,16 @@ COLUMNS = (
 )
 
 
+class BadRowError(Exception):
+    """A row that does not hold what the header promises; the message says what was expected."""
+
+
 class Row(NamedTuple):
     """One row: a product's image and a query.
 
     ``boxes`` [n, 4] float32 are top, left, bottom, right in pixels, ``features`` [n, D] float32,
-    ``class_labels`` [n] int64; ``checksum`` is the CRC-32 of all that describes the image.
+    ``class_labels`` [n] int64; ``checksum`` is a 64-bit hash of what the image is, ``size`` the
+    line's bytes.
     """
 
     product_id: int
@@ -41,6 +48,7 @@ class Row(NamedTuple):
     query: str
     query_id: int
     checksum: int
+    size: int
 
 
 class Table:
@@ -71,6 +79,7 @@ class Table:
             )
         self._places = [names.index(column) for column in COLUMNS]
         self._width = len(names)
+        self._header_bytes = len(header)
 
     def rows(self, description: str) -> Iterator[Row]:
         """All rows in order, under a progress bar in bytes that bears ``description``.
@@ -78,50 +87,93 @@ class Table:
         Raises:
             UserError: a row does not hold what the header promises; names the file, the line and the matter.
         """
-        dim, number = None, 1
-        total = self.path.stat().st_size
-        with (
-            open(self.path, "rb", buffering=1 << 20) as file,
-            tqdm(desc=description, total=total, unit="B", unit_scale=True, disable=None) as bar,
-        ):
-            bar.update(len(file.readline()))
-            for number, line in enumerate(file, 2):
-                try:
-                    row = self._parse(line, dim)
-                except ValueError as error:
-                    raise UserError(f"{self.path}, line {number}: {error}") from None
+        count = 0
+        with self.progress(description) as advance:
+            try:
+                for row in self.read():
+                    count += 1
+                    yield row
+                    advance(row.size, 1)
+            except BadRowError as bad:
+                raise self.refusal(count, bad) from None
+        if count == 0:
+            raise self.rowless()
+
+    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Row]:
+        """The rows whose lines begin at bytes ``start`` to ``stop`` of the file; all by default.
+
+        Raises:
+            BadRowError: a row does not hold what the header promises, or has features of another dimension
+                than the first.
+        """
+        place = (start or self._header_bytes) - 1
+        dim = None
+        with open(self.path, "rb", buffering=1 << 20) as file:
+            file.seek(place)
+            place += len(file.readline())  # the rest of a line that begins before
+            while stop is None or place < stop:
+                line = file.readline()
+                if not line:
+                    return
+                row = self._parse(line, dim)
                 dim = row.features.shape[1]
                 yield row
-                bar.update(len(line))
-                if not bar.disable and number % 1000 == 0:
-                    rate = number / bar.format_dict["elapsed"]
+                place += row.size
+
+    def ranges(self, size: int) -> list[tuple[int, int]]:
+        """Starts and stops for :meth:`read`, of about ``size`` bytes each, which cover all rows."""
+        starts = [*range(self._header_bytes, self.path.stat().st_size, size)]
+        return list(zip(starts, [*starts[1:], self.path.stat().st_size], strict=True))
+
+    @contextlib.contextmanager
+    def progress(self, description: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar over the file's bytes; gives a function that takes bytes and rows that are done."""
+        rows = 0
+        total = self.path.stat().st_size
+        with tqdm(desc=description, total=total, unit="B", unit_scale=True, disable=None) as bar:
+
+            def advance(more_bytes: int, more_rows: int) -> None:
+                nonlocal rows
+                rows += more_rows
+                if not bar.disable:
+                    rate = rows / max(bar.format_dict["elapsed"], 1e-3)
                     bar.set_postfix_str(f"{rate:,.0f} rows/s", refresh=False)
-        if number == 1:
-            raise UserError(f"{self.path} has a header and no row")
+                bar.update(more_bytes)
+
+            advance(self._header_bytes, 0)
+            yield advance
+
+    def refusal(self, rows_before: int, reason: object) -> UserError:
+        """What a user is told of a bad row."""
+        return UserError(f"{self.path}, line {rows_before + 2}: {reason}")
+
+    def rowless(self) -> UserError:
+        """What a user is told of a table without a row."""
+        return UserError(f"{self.path} has a header and no row")
 
     def _parse(self, line: bytes, dim: int | None) -> Row:
         fields = line.rstrip(b"\r\n").split(b"\t")
         if len(fields) != self._width:
-            raise ValueError(f"expected {self._width} tab-separated fields, found {len(fields)}")
+            raise BadRowError(f"expected {self._width} tab-separated fields, found {len(fields)}")
         product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = (
             fields[place] for place in self._places
         )
         height, width = _integer("image_h", image_h), _integer("image_w", image_w)
         n = _integer("num_boxes", num_boxes)
         if height == 0 or width == 0:
-            raise ValueError(f"image_h and image_w must be at least 1, found {height} and {width}")
+            raise BadRowError(f"image_h and image_w must be at least 1, found {height} and {width}")
         if n == 0:
-            raise ValueError("num_boxes is 0, expected at least 1")
+            raise BadRowError("num_boxes is 0, expected at least 1")
         region_features = _array("features", features, np.float32, n, dim)
         if region_features.shape[1] == 0:
-            raise ValueError("features are empty")
+            raise BadRowError("features are empty")
         try:
             text = query.decode()
         except UnicodeDecodeError:
-            raise ValueError("query is not UTF-8") from None
-        checksum = 0
+            raise BadRowError("query is not UTF-8") from None
+        checksum = xxhash.xxh3_64()
         for field in (image_h, image_w, boxes, features):
-            checksum = binascii.crc32(field, checksum)
+            checksum.update(field)
         return Row(
             _integer("product_id", product_id),
             height,
@@ -131,29 +183,30 @@ class Table:
             _array("class_labels", labels, np.int64, n, 1)[:, 0],
             text,
             _integer("query_id", query_id),
-            checksum,
+            checksum.intdigest(),
+            len(line),
         )
 
 
 def _integer(name: str, field: bytes) -> int:
     if not field.isdigit() or len(field) > 18:
-        raise ValueError(f"{name} must be a whole number, found {field[:40].decode(errors='replace')!r}")
+        raise BadRowError(f"{name} must be a whole number, found {field[:40].decode(errors='replace')!r}")
     return int(field)
 
 
 def _array(name: str, field: bytes, dtype: type, n: int, dim: int | None) -> np.ndarray:
     """[n, dim] from base64; ``dim`` None takes what the bytes give."""
     try:
-        data = pybase64.b64decode(field, validate=True)
+        data = pybase64.b64decode_as_bytearray(field, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"{name} is not base64 ({error})") from None
+        raise BadRowError(f"{name} is not base64 ({error})") from None
     item = np.dtype(dtype).itemsize
     if len(data) % (n * item) or (dim is not None and len(data) != n * dim * item):
         expected = f"a multiple of {n * item}" if dim is None else f"{n} × {dim} × {item} = {n * dim * item}"
-        raise ValueError(f"{name} has {len(data)} bytes, expected {expected} for num_boxes {n}")
+        raise BadRowError(f"{name} has {len(data)} bytes, expected {expected} for num_boxes {n}")
     array = np.frombuffer(data, dtype).reshape(n, -1)
     if dtype is np.float32 and not np.isfinite(array).all():
-        raise ValueError(f"{name} holds a number that is not finite")
+        raise BadRowError(f"{name} holds a number that is not finite")
     return array
 
 

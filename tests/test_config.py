@@ -22,9 +22,9 @@ def test_defaults_are_those_of_the_size_and_flags_override_them():
 
 def test_the_full_size_is_trained_as_published():
     full = SIZES["full"]
-    assert dataclasses.astuple(full.multilabel) == (200, 1e-4, 1e-6, 0.96, 20, 6, None)
-    assert dataclasses.astuple(full.model1) == (130, 1e-4, 1e-6, 0.95, 30, 5, 5e-6)
-    assert dataclasses.astuple(full.model2) == (150, 1e-4, 1e-6, 0.95, 30, 2, 5e-6)
+    assert dataclasses.astuple(full.multilabel) == (200, 1e-4, 1e-6, 0.96, 20, 6, None, 0.1)
+    assert dataclasses.astuple(full.model1) == (130, 1e-4, 1e-6, 0.95, 30, 5, 5e-6, 0.1)
+    assert dataclasses.astuple(full.model2) == (150, 1e-4, 1e-6, 0.95, 30, 2, 5e-6, 0.1)
     assert (full.ff, full.lexicon_width) == (ModelConfig().ff, ModelConfig().width)
     assert parse(size="full").seed == 2020
 
