@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kddcup.config import SIZES
 from kddcup.errors import UserError
 from kddcup.files import read_json, read_pickle, write_pickle
-from kddcup.ragged import Ragged
+from kddcup.ragged import IdIndex, Ragged
 from kddcup.text import Vocabulary, WordVectors, content_words, load_word_vectors
 
 MAX_CLUSTERS = 1000
@@ -61,9 +61,8 @@ class Corpus:
             queries = read_pickle(folder / "query2product2.pkl", MADE_BY)
             groups = read_pickle(folder / "data_info2.pkl", MADE_BY)
             query_ids = queries["query_id"]
-            order = np.argsort(query_ids)
             return cls(
-                row_query=order[np.searchsorted(query_ids, table["query_id"], sorter=order)],
+                row_query=IdIndex(query_ids).positions(table["query_id"]),
                 row_product=table["product_id"],
                 query_ids=query_ids,
                 texts=_unpacked(queries, "text"),
@@ -75,7 +74,7 @@ class Corpus:
                 by_head_class=_unpacked(groups, "head_class_query"),
                 by_cluster=_unpacked(groups, "cluster_query"),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{folder} lacks {error}: make it anew with '{MADE_BY} --force'") from None
 
 
@@ -209,8 +208,7 @@ def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarra
 
 
 def _products_of_queries(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
-    order = np.argsort(query_ids)
-    rows = order[np.searchsorted(query_ids, table["query_id"], sorter=order)]
+    rows = IdIndex(query_ids).positions(table["query_id"])
     pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(query_ids))
     return Ragged(pairs[1], np.concatenate([[0], np.cumsum(counts)]))

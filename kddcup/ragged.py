@@ -26,6 +26,30 @@ def flat_rows(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.
     return np.repeat(starts - before, lengths) + np.arange(lengths.sum()), lengths
 
 
+class IdIndex:
+    """Where ids stand in an array of distinct ids.
+
+    Args:
+        ids: [N] int64, in any order.
+    """
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self._ids, self._order = ids, np.argsort(ids)
+
+    def positions(self, wanted: np.ndarray) -> np.ndarray:
+        """The position of each of ``wanted``.
+
+        Raises:
+            KeyError: an id that is not there.
+        """
+        places = np.searchsorted(self._ids, wanted, sorter=self._order)
+        found = self._order[np.minimum(places, len(self._order) - 1)]
+        strangers = self._ids[found] != wanted
+        if strangers.any():
+            raise KeyError(int(np.asarray(wanted)[strangers][0]))
+        return found
+
+
 @dataclass(frozen=True)
 class Ragged:
     """N lists: ``values`` [sum of lengths] of any dtype, ``offsets`` [N+1] int64."""

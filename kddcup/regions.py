@@ -11,7 +11,7 @@ import torch
 
 from kddcup.errors import UserError
 from kddcup.files import whole
-from kddcup.ragged import flat_rows
+from kddcup.ragged import IdIndex, flat_rows
 
 BOX_COLUMNS = 5
 
@@ -111,11 +111,10 @@ class RegionStore:
             self.product_ids = np.load(folder / "product_ids.npy", mmap_mode="r")
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} does not exist: make it with 'python preprocess.py'") from None
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise UserError(
                 f"{folder} holds a torn file ({error}): make it anew with 'python preprocess.py --force'"
             ) from None
-        self._by_id = np.argsort(self.product_ids)
         regions = self.offsets[-1] if len(self.offsets) else 0
         if (
             not len(self.features) == len(self.boxes) == regions
@@ -125,6 +124,7 @@ class RegionStore:
             raise UserError(
                 f"{folder} holds arrays of different runs: make them anew with 'python preprocess.py --force'"
             )
+        self._index = IdIndex(self.product_ids)
 
     def __len__(self) -> int:
         """P, the number of products."""
@@ -141,15 +141,13 @@ class RegionStore:
         Raises:
             UserError: a product is not in the store.
         """
-        places = np.searchsorted(self.product_ids, product_ids, sorter=self._by_id)
-        positions = self._by_id[np.minimum(places, len(self) - 1)]
-        strangers = self.product_ids[positions] != product_ids
-        if strangers.any():
+        try:
+            return self._index.positions(product_ids)
+        except KeyError as stranger:
             raise UserError(
-                f"product {np.asarray(product_ids)[strangers][0]} has no regions in the store: "
+                f"product {stranger} has no regions in the store: "
                 "make data/features and data/info in one run of 'python preprocess.py --force'"
-            )
-        return positions
+            ) from None
 
     def gather(self, positions: np.ndarray) -> RegionBatch:
         """The regions of the products at ``positions`` [B], in that order."""
