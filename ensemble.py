@@ -5,7 +5,6 @@ The weight is the first best of 100 on the valid table. Example:
     python ensemble.py --data_dir data/sample --resources_dir external_resources/sample
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from kddcup.blending import WEIGHTS, best_weight, blend, read_pair
 from kddcup.config import parse_settings
 from kddcup.errors import run_script
 from kddcup.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
-from kddcup.predictions import check_answered, ranking, read_answers, write_submission
+from kddcup.predictions import Predictions, check_answered, ranking, read_answers, write_submission
 from kddcup.scoring import Split
 
 
@@ -33,11 +32,23 @@ class EnsembleSettings:
     split: Literal["testA", "testB"] = "testB"
 
 
-def report(name: str, rankings: Mapping[str, list[int]], answers: Mapping[str, list[int]]) -> None:
-    """Print one line with NDCG@5 and its 95 % bootstrap interval."""
-    per_query = ndcg_per_query(rankings, answers)
-    low, high = bootstrap_interval(per_query)
-    print(f"  {name:<12} {per_query.mean():.6f}  [{low:.4f}, {high:.4f}]")
+def judged(split: Split, predictions: Predictions, source: Path) -> dict[str, list[int]]:
+    """The answers of a split, for whose queries there are predictions, read from the file ``source``."""
+    answers = read_answers(split.answers)
+    check_answered(predictions, answers, (source, split.answers))
+    return answers
+
+
+def report(
+    name: str, pair: tuple[Predictions, Predictions], weight: float, answers: dict[str, list[int]]
+) -> None:
+    """Print NDCG@5 of a random order, of each model and of the blend, with 95 % bootstrap intervals."""
+    print(f"NDCG@5 on {name} [95 % bootstrap interval over queries]")
+    print(f"  {'random order':<12} {random_ndcg(ranking(pair[0]), answers):.6f}")
+    for label, predictions in (("model1", pair[0]), ("model2", pair[1]), ("blend", blend(*pair, weight))):
+        per_query = ndcg_per_query(ranking(predictions), answers)
+        low, high = bootstrap_interval(per_query)
+        print(f"  {label:<12} {per_query.mean():.6f}  [{low:.4f}, {high:.4f}]")
 
 
 def main() -> None:
@@ -45,22 +56,13 @@ def main() -> None:
     settings = parse_settings(EnsembleSettings, __doc__)
     folder, data = Path(settings.resources_dir), Path(settings.data_dir)
     valid, test = read_pair(folder, "valid"), read_pair(folder, "test")
-    splits = [(Split(data, "valid"), valid)]
-    if Split(data, settings.split).answers.is_file():
-        splits.append((Split(data, settings.split), test))
-    answers = read_answers(splits[0][0].answers)
-    check_answered(valid[0], answers, (folder / "valid_pred_model1.json", splits[0][0].answers))
+    answers = judged(Split(data, "valid"), valid[0], folder / "valid_pred_model1.json")
     weight, _ = best_weight(*valid, answers)
     print(f"best weight of model1 on valid: {weight:.6f} (index {WEIGHTS.tolist().index(weight)})")
-    for split, pair in splits:
-        judged = read_answers(split.answers)
-        check_answered(pair[0], judged, (folder, split.answers))
-        candidates = ranking(pair[0])
-        print(f"NDCG@5 on {split.name} [95 % bootstrap interval over queries]")
-        print(f"  {'random order':<12} {random_ndcg(candidates, judged):.6f}")
-        report("model1", candidates, judged)
-        report("model2", ranking(pair[1]), judged)
-        report("blend", ranking(blend(*pair, weight)), judged)
+    report("valid", valid, weight, answers)
+    split = Split(data, settings.split)
+    if split.answers.is_file():
+        report(split.name, test, weight, judged(split, test[0], folder / "test_pred_model1.json"))
     submission = folder / "submission.csv"
     write_submission(submission, blend(*test, weight))
     print(f"submission: {submission}")

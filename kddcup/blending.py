@@ -88,11 +88,14 @@ def read_pair(folder: Path, name: str) -> tuple[Predictions, Predictions]:
     for (one, path), (other, source) in (sides, sides[::-1]):
         for query, candidates in other.items():
             if query not in one:
-                raise UserError(f"{path} lacks query {query}, which {source} has: make both from one table")
+                raise UserError(
+                    f"{path} lacks query {query}, which {source} has: "
+                    "make both with 'python validation.py' from one table"
+                )
             missing = dict(candidates).keys() - dict(one[query]).keys()
             if missing:
                 raise UserError(
                     f"{path} lacks product {min(missing)} under query {query}, which {source} has: "
-                    "make both from one table"
+                    "make both with 'python validation.py' from one table"
                 )
     return model1, model2

@@ -76,8 +76,8 @@ def read_pickle(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
             return _ArrayUnpickler(file).load()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: make it with '{made_by}'") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError) as error:
-        raise UserError(f"{path} cannot be read ({error}): make it anew with '{made_by}'") from None
+    except Exception as error:  # what is wrong with a file shows itself in many ways
+        raise UserError(f"{path} cannot be read ({_reason(error)}): make it anew with '{made_by}'") from None
 
 
 def write_tensors(path: str | os.PathLike, value: dict[str, Any]) -> None:
@@ -98,9 +98,14 @@ def read_tensors(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
     try:
         # Files of the old format cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is no checkpoint that can be read safely ({reason}): {made_by}") from None
+    except Exception as error:  # what is wrong with a file shows itself in many ways
+        raise UserError(
+            f"{path} is no checkpoint that can be read safely ({_reason(error)}): {made_by}"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_json(path: str | os.PathLike, made_by: str) -> Any:

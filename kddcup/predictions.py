@@ -1,7 +1,7 @@
 """Scores of each query's candidates, to and from JSON, and the submission as CSV."""
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def _is_scored(candidate: object) -> bool:
         and len(candidate) == 2
         and (type(candidate[0]) is int or (isinstance(candidate[0], str) and candidate[0].isdecimal()))
         and type(candidate[1]) in (int, float)
-        and math.isfinite(candidate[1])
+        and abs(candidate[1]) <= sys.float_info.max
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -168,7 +169,7 @@ def load_word_vectors(folder: Path) -> WordVectors:
     try:
         with np.load(folder / "vectors.npz", allow_pickle=False) as arrays:
             return WordVectors(arrays["vectors"], arrays["norm_weight"], arrays["norm_bias"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder / 'vectors.npz'} cannot be read ({error}): make it with 'python preprocess.py'"
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
@@ -114,4 +115,30 @@ def trained(sample_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         done = run_script(place, *command)
         assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT as transformers saves it, with a WordPiece vocabulary."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    tokens = (
+        "[PAD] [unused0] [UNK] [CLS] [SEP] [MASK] red blue dress jack wool ##et ##es ##s a s the ' - . ms"
+    )
+    (folder / "vocab.txt").write_text("\n".join(tokens.split()) + "\n")
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokens.split()),
+            hidden_size=DIM,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=DIM,
+            max_position_embeddings=DIM,
+        )
+    )
+    for parameter in model.embeddings.parameters():
+        nn.init.normal_(parameter)
+    model.save_pretrained(folder)
     return folder

@@ -1,0 +1,207 @@
+import csv
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SHARED, assert_one_line_error, run_script
+
+from kddcup.blending import WEIGHTS, best_weight, blend, read_pair
+from kddcup.errors import UserError
+from kddcup.metrics import ndcg_per_query
+from kddcup.predictions import ranking
+
+COMPETITION = SHARED / "kddcup2020"
+NAMES = ("valid_pred_model1.json", "valid_pred_model2.json", "test_pred_model1.json", "test_pred_model2.json")
+MODEL1 = {"4": [[1, 0.9], [2, 0.8], [3, 0.1]], "2": [[5, 2.0], [6, 1.0], [7, 0.5]]}
+MODEL2 = {"2": [[7, 0.9], [6, 0.2], [5, 0.1]], "4": [[2, 0.9], [3, 0.3], [1, 0.0]]}
+ANSWERS = {"4": [2], "2": [5]}
+# Query 4 is right below 0.9, query 2 above 0.8 / 2.3 = 0.348.
+BEST = "best weight of model1 on valid: 0.353535 (index 35)"
+SUBMISSION = b"query-id,product1,product2,product3,product4,product5\n4,2,1,3,,\n2,5,7,6,,\n"
+
+
+def write_inputs(folder, **others):
+    """Predictions of both models for valid and test, and the answers of valid; ``others`` by bare name."""
+    contents = {
+        "valid_pred_model1": MODEL1,
+        "valid_pred_model2": MODEL2,
+        "test_pred_model1": MODEL1,
+        "test_pred_model2": MODEL2,
+        "valid/valid_answer": ANSWERS,
+        **others,
+    }
+    for name, content in contents.items():
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            path.write_text(json.dumps(content))
+    return folder
+
+
+def run(folder, *args):
+    return run_script(".", "ensemble.py", "--data_dir", folder, "--resources_dir", folder, *args)
+
+
+def pairs(predictions):
+    return {query: [tuple(one) for one in candidates] for query, candidates in predictions.items()}
+
+
+def test_a_blend_is_the_weighted_sum_of_raw_scores():
+    blended = blend({"1": [(7, 4.0), (8, 2.0)]}, {"1": [(8, 10.0), (7, 0.0)]}, 0.75)
+    assert blended == {"1": [(8, 4.0), (7, 3.0)]}
+
+
+def test_a_blend_of_weight_one_or_zero_is_one_model():
+    model1, model2 = pairs(MODEL1), pairs(MODEL2)
+    assert blend(model1, model2, 1.0) == model1
+    assert blend(model1, model2, 0.0) == {query: model2[query] for query in model1}
+
+
+def test_of_equal_scores_the_earlier_of_model1_stands_first():
+    model1 = {"1": [(3, 0.5), (9, 0.5), (1, 0.5), (5, 0.5)]}
+    model2 = {"1": [(1, 0.5), (9, 0.5), (5, 0.75), (3, 0.5)]}
+    assert ranking(blend(model1, model2, 0.5)) == {"1": [5, 3, 9, 1]}
+
+
+def test_a_blend_keeps_the_order_of_queries():
+    assert list(blend(pairs(MODEL1), pairs(MODEL2), 0.5)) == ["4", "2"]
+
+
+def test_there_are_a_hundred_weights_from_zero_to_one():
+    np.testing.assert_array_equal(WEIGHTS, np.linspace(0, 1, 100))
+
+
+def test_the_first_of_the_best_weights_is_taken():
+    # Product 1 leads at every weight above one half, the first of which is 50/99.
+    model1 = {"1": [(1, 1.0), (2, 0.0)]}
+    model2 = {"1": [(2, 1.0), (1, 0.0)]}
+    weight, reached = best_weight(model1, model2, {"1": [1]})
+    assert (weight, reached) == (WEIGHTS[50], 1.0)
+    assert best_weight(model1, model2, {"1": [2]}) == (0.0, 1.0)
+    assert best_weight(model1, model2, {"1": [3]}) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("shortest", [1, 6])
+@pytest.mark.parametrize("digits", [1, 9], ids=["ties", "no ties"])
+def test_the_best_weight_is_the_one_that_trying_all_finds(shortest, digits):
+    rng = np.random.default_rng(shortest)
+    model1, model2, answers = {}, {}, {}
+    for query in map(str, range(40)):
+        products = rng.permutation(20)[: rng.integers(shortest, 9)].tolist()
+        for model in (model1, model2):
+            scores = rng.random(len(products)).round(digits).tolist()
+            model[query] = sorted(zip(products, scores, strict=True), key=lambda candidate: -candidate[1])
+        if rng.random() < 0.8:
+            answers[query] = rng.permutation(20)[:7].tolist()
+    reached = [
+        ndcg_per_query(ranking(blend(model1, model2, weight)), answers).mean()
+        for weight in np.linspace(0, 1, 100).tolist()
+    ]
+    weight, figure = best_weight(model1, model2, answers)
+    assert figure == pytest.approx(max(reached), abs=1e-12)
+    assert weight == WEIGHTS[np.isclose(reached, max(reached), rtol=0, atol=1e-12).argmax()]
+
+
+def test_the_script_reports_the_weight_and_figures_and_writes_the_submission(tmp_path):
+    done = run(write_inputs(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert BEST in done.stdout
+    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", done.stdout, re.MULTILINE))
+    second = 1 / np.log2(3)
+    assert figures == {
+        "model1": f"{(second + 1) / 2:.6f}",
+        "model2": f"{(1 + 0.5) / 2:.6f}",
+        "blend": "1.000000",
+    }
+    assert str(tmp_path / "submission.csv") in done.stdout
+    assert "testB" not in done.stdout
+    assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
+
+
+def test_the_answers_of_the_test_table_are_reported_on_but_choose_nothing(tmp_path):
+    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
+    assert done.returncode == 0, done.stderr
+    assert BEST in done.stdout
+    valid, test = done.stdout.split("NDCG@5 on testB")
+    assert re.search(r"blend +1\.000000", valid)
+    assert re.search(r"blend +0\.630930", test)  # both answers at rank 2
+    assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
+
+
+def without_query(predictions):
+    return {"2": predictions["2"]}
+
+
+def without_product(predictions):
+    return {**predictions, "2": predictions["2"][:2]}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(("cut", "expected"), [(without_query, "query 4"), (without_product, "query 2")])
+def test_predictions_that_lack_what_the_other_model_has_are_refused(tmp_path, number, cut, expected):
+    of = {1: MODEL1, 2: MODEL2}[number]
+    write_inputs(tmp_path, **{f"test_pred_model{number}": cut(of)})
+    read_pair(tmp_path, "valid")
+    with pytest.raises(UserError) as caught:
+        read_pair(tmp_path, "test")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / f'test_pred_model{number}.json'} lacks ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("valid_pred_model1", without_query(MODEL1), "query 4"),
+        ("test_pred_model2", without_product(MODEL2), "product 5 under query 2"),
+    ],
+)
+def test_predictions_that_do_not_fit_end_in_one_line_that_names_the_command(
+    tmp_path, name, content, expected
+):
+    done = run(write_inputs(tmp_path, **{name: content}))
+    assert_one_line_error(done, f"{tmp_path / name}.json lacks {expected}", "python validation.py")
+    assert not (tmp_path / "submission.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("test_pred_model2", "cd model2; python validation.py"),
+        ("valid/valid_answer", "python -m kddcup.sample"),
+    ],
+)
+def test_an_absent_file_ends_in_one_line_that_names_the_command(tmp_path, name, command):
+    done = run(write_inputs(tmp_path, **{name: None}))
+    assert_one_line_error(done, f"{tmp_path / name}.json does not exist", command)
+
+
+def test_answers_to_a_query_without_predictions_end_in_one_line(tmp_path):
+    done = run(write_inputs(tmp_path, **{"valid/valid_answer": {**ANSWERS, "77": [1]}}))
+    assert_one_line_error(done, "valid_pred_model1.json lacks query 77", "valid_answer.json")
+
+
+def test_test_answers_that_do_not_fit_end_in_one_line_that_names_the_file(tmp_path):
+    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"77": [1]}}))
+    assert_one_line_error(done, "test_pred_model1.json lacks query 77", "testB_answer.json")
+
+
+@pytest.mark.skipif(not COMPETITION.is_dir(), reason=f"{COMPETITION} is absent")
+def test_the_competitions_predictions_give_the_published_figures_and_submission(tmp_path):
+    for name in NAMES:
+        shutil.copy(COMPETITION / name, tmp_path)
+    (tmp_path / "valid").mkdir()
+    shutil.copy(COMPETITION / "valid_answer.json", tmp_path / "valid")
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0.676768 (index 67)" in done.stdout
+    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", done.stdout, re.MULTILINE))
+    assert figures == {"model1": "0.709813", "model2": "0.687546", "blend": "0.725990"}
+    content = (tmp_path / "submission.csv").read_bytes()
+    assert len(list(csv.reader(content.decode().splitlines()))) == 1 + 994
+    assert hashlib.sha256(content).hexdigest() == (
+        "a9fb450a0f5b1be8dd8bee7cb0f75df413ae574bdaa6104fd8d1e77db3257e6f"
+    )

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+import torch
+
+from kddcup.errors import UserError
+from kddcup.regions import GrowingArray, RegionBatch, RegionStore, scale_boxes, write_array
+
+DIM = 3
+LENGTHS = (2, 1, 4, 3, 1)
+IDS = (50, 7, 900, 8, 51)
+
+
+def batch(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return RegionBatch.from_images(
+        (rng.random((n, DIM), np.float32), rng.random((n, 5), np.float32)) for n in lengths
+    )
+
+
+def assert_same(one, other):
+    for name in ("features", "boxes", "lengths"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def write_store(folder, dtype=np.float32):
+    """A store of five products; gives (features, boxes) of each by its id."""
+    rng = np.random.default_rng(1)
+    images = {
+        product: (rng.standard_normal((n, DIM)).astype(dtype), rng.random((n, 5), np.float32))
+        for product, n in zip(IDS, LENGTHS, strict=True)
+    }
+    write_array(folder / "features.npy", np.concatenate([features for features, _ in images.values()]))
+    write_array(folder / "boxes.npy", np.concatenate([boxes for _, boxes in images.values()]))
+    write_array(folder / "offsets.npy", np.cumsum([0, *LENGTHS]))
+    write_array(folder / "product_ids.npy", np.array(IDS))
+    return images
+
+
+def test_boxes_are_scaled_by_height_and_width_and_followed_by_their_area():
+    boxes = np.array([[10, 40, 60, 200], [0, 0, 100, 400], [-10, 0, 50, 440]], np.float32)
+    scaled = scale_boxes(boxes, height=100, width=400)
+    expected = [[0.1, 0.1, 0.6, 0.5, 0.2], [0, 0, 1, 1, 1], [-0.1, 0, 0.5, 1.1, 0.66]]
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
+    assert scaled.dtype == np.float32
+
+
+def test_a_batch_holds_image_after_image():
+    first = (np.full((2, DIM), 1, np.float32), np.full((2, 5), 2, np.float32))
+    second = (np.full((1, DIM), 3, np.float32), np.full((1, 5), 4, np.float32))
+    made = RegionBatch.from_images([first, second])
+    assert len(made) == 2
+    assert made.lengths.tolist() == [2, 1]
+    assert made.features[:, 0].tolist() == [1, 1, 3]
+    assert made.boxes[:, 0].tolist() == [2, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "images", [slice(0, 2), slice(1, 3), slice(2, None), slice(None), slice(3, 3), slice(-1, None)]
+)
+def test_a_slice_has_the_images_it_names(images):
+    whole = batch(*LENGTHS)
+    parts = torch.split(whole.features, list(LENGTHS))[images]
+    boxes = torch.split(whole.boxes, list(LENGTHS))[images]
+    found = whole[images]
+    assert found.lengths.tolist() == list(LENGTHS[images])
+    assert torch.equal(found.features, torch.cat(parts) if parts else whole.features[:0])
+    assert torch.equal(found.boxes, torch.cat(boxes) if boxes else whole.boxes[:0])
+
+
+def test_a_slice_is_a_view():
+    whole = batch(2, 3)
+    whole[1:].features[0, 0] = 9
+    assert whole.features[2, 0] == 9
+
+
+def test_slices_concatenated_are_the_whole():
+    whole = batch(*LENGTHS)
+    assert_same(RegionBatch.concatenate([whole[:1], whole[1:4], whole[4:]]), whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_growing_array_is_a_plain_npy_file(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    parts = [rng.random((n, DIM)).astype(dtype) for n in (1, 5, 2, 1000)]
+    with open(tmp_path / "a.npy", "wb") as file:
+        growing = GrowingArray(file, DIM, dtype)
+        for part in parts:
+            growing.append(part)
+        assert growing.rows == 1008
+        growing.close()
+    for mode in (None, "r"):
+        loaded = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        assert loaded.dtype == dtype
+        np.testing.assert_array_equal(loaded, np.concatenate(parts))
+
+
+def test_a_growing_arrays_header_has_room_for_any_number_of_rows(tmp_path):
+    with open(tmp_path / "a.npy", "wb") as file:
+        growing = GrowingArray(file, DIM, np.float32)
+        start = file.tell()
+        growing.rows = 10**15
+        growing.close()
+        assert file.tell() == start
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("positions", [[0, 1, 2, 3, 4], [4, 2, 0], [3], [2, 2, 0, 2], [1, 4, 1, 3, 3]])
+def test_gather_gives_the_regions_of_each_product_in_the_order_asked(tmp_path, dtype, positions):
+    images = list(write_store(tmp_path, dtype).values())
+    found = RegionStore(tmp_path).gather(np.array(positions))
+    assert_same(
+        found, RegionBatch.from_images((images[i][0].astype(np.float32), images[i][1]) for i in positions)
+    )
+    assert (found.features.dtype, found.boxes.dtype, found.lengths.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.int64,
+    )
+
+
+def test_products_are_found_by_id_in_any_order(tmp_path):
+    images = write_store(tmp_path)
+    store = RegionStore(tmp_path)
+    assert (len(store), store.dim) == (5, DIM)
+    wanted = [900, 7, 7, 51, 50, 8]
+    assert [IDS[i] for i in store.positions(np.array(wanted))] == wanted
+    found = store.gather(store.positions(np.array(wanted)))
+    assert_same(found, RegionBatch.from_images(images[product] for product in wanted))
+
+
+@pytest.mark.parametrize("stranger", [1, 9, 10**12])
+def test_a_product_without_regions_is_named(tmp_path, stranger):
+    write_store(tmp_path)
+    with pytest.raises(UserError, match=rf"product {stranger} has no regions.*preprocess\.py --force"):
+        RegionStore(tmp_path).positions(np.array([7, stranger]))
+
+
+@pytest.mark.parametrize("name", ["features.npy", "boxes.npy", "offsets.npy", "product_ids.npy"])
+def test_an_absent_file_is_named_with_the_command_that_makes_it(tmp_path, name):
+    write_store(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} does not exist.*preprocess\.py"):
+        RegionStore(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, -4])
+def test_a_torn_file_is_refused(tmp_path, kept):
+    write_store(tmp_path)
+    content = (tmp_path / "features.npy").read_bytes()
+    (tmp_path / "features.npy").write_bytes(content[:kept])
+    with pytest.raises(UserError, match=r"preprocess\.py --force"):
+        RegionStore(tmp_path)
+
+
+def test_a_file_of_objects_is_refused(tmp_path):
+    write_store(tmp_path)
+    np.save(tmp_path / "product_ids.npy", np.array([print, 2], object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"preprocess\.py --force"):
+        RegionStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("features.npy", np.zeros((10, DIM), np.float32)),
+        ("boxes.npy", np.zeros((12, 5), np.float32)),
+        ("offsets.npy", np.array([0, 2, 3, 7, 10, 12])),
+        ("offsets.npy", np.array([0, 3, 7, 10, 11])),
+        ("product_ids.npy", np.arange(6)),
+    ],
+)
+def test_arrays_of_different_runs_are_refused(tmp_path, name, other):
+    write_store(tmp_path)
+    np.save(tmp_path / name, other)
+    with pytest.raises(UserError, match=r"different runs.*preprocess\.py --force"):
+        RegionStore(tmp_path)
+
+
+def test_an_empty_store_is_refused(tmp_path):
+    for name, array in {
+        "features": np.zeros((0, DIM), np.float32),
+        "boxes": np.zeros((0, 5), np.float32),
+        "offsets": np.zeros(1, np.int64),
+        "product_ids": np.zeros(0, np.int64),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    with pytest.raises(UserError, match=r"preprocess\.py --force"):
+        RegionStore(tmp_path)
