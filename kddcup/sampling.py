@@ -1,5 +1,6 @@
 """Negatives: another query and another product for each row, near the row's own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,9 @@ class NegativeSampler:
             return [self._all]
         return [cluster, self._all]
 
-    def _candidates(self, rng: np.random.Generator, query: int, groups: list[np.ndarray]):  # noqa: ANN202
+    def _candidates(
+        self, rng: np.random.Generator, query: int, groups: list[np.ndarray]
+    ) -> Iterator[tuple[int, int]]:
         """Up to 20 other queries of each group, each with one of its products."""
         for group in groups:
             if len(group) < 2:

@@ -116,9 +116,11 @@ def encode_candidates(
         if query == len(texts):
             texts.append(row.query)
         # A product may come with other pictures; each is scored as it stands.
-        image = images.setdefault((row.product_id, row.checksum), len(images))
+        key = (row.product_id, row.checksum)
+        is_new = key not in images
+        image = images.setdefault(key, len(images))
         rows.setdefault((query, row.product_id), (query, image, row.product_id))
-        if image == len(images) - 1 and image == sum(map(len, heads)) + len(pending):
+        if is_new:
             pending.append((row.features, scale_boxes(row.boxes, row.image_h, row.image_w)))
             regions += len(row.boxes)
             if regions >= REGIONS_PER_BATCH:
