@@ -53,6 +53,8 @@ def finished(settings: PreprocessSettings, source: dict[str, object], marker: Pa
     if settings.force or not marker.is_file():
         return False
     done = read_json(marker, "run 'python preprocess.py --force'")
+    if not isinstance(done, dict):
+        raise UserError(f"{marker} is not what stage 1 writes: run 'python preprocess.py --force'")
     if done != source:
         other = ", ".join(f"{key} {done.get(key)}" for key in source if done.get(key) != source[key])
         raise UserError(f"{marker}: finished before with {other}; use '--force' to redo it")
@@ -72,8 +74,8 @@ def main() -> None:
     if finished(settings, source, marker):
         print(f"{data / 'features'} and {data / 'info'} are finished; '--force' redoes them")
         return
-    marker.unlink(missing_ok=True)
     bert = None if settings.tokenizer == LEXICON else read_bert(settings.tokenizer)
+    marker.unlink(missing_ok=True)
 
     ingest = Ingest(table, data / "features", settings.feature_dtype, settings.workers)
     ingest.run()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kddcup.errors import UserError
@@ -24,13 +25,23 @@ _ADMITTED = {
 }
 
 
+_NUMBER_TYPES = {"b1", "i4", "i8", "u1", "u8", "f2", "f4", "f8"}
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits dicts, lists, strings, numbers and numpy arrays, and nothing that could run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array of numbers")
-        return super().find_class(module, name)
+        return _number_type if name == "dtype" else super().find_class(module, name)
+
+
+def _number_type(code: str, *_: object) -> np.dtype:
+    """The type of an array of numbers; a state set on other types can crash the interpreter."""
+    if code not in _NUMBER_TYPES:
+        raise pickle.UnpicklingError(f"it holds an array of type {code!r}, which is not a number")
+    return np.dtype(code, copy=True)
 
 
 @contextlib.contextmanager

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SHARED, assert_one_line_error, run_script
 
 from kddcup.blending import WEIGHTS, best_weight, blend, read_pair
 from kddcup.errors import UserError
 from kddcup.metrics import ndcg_per_query
 from kddcup.predictions import ranking
+from tests.conftest import SHARED, assert_one_line_error, run_script
 
 COMPETITION = SHARED / "kddcup2020"
 NAMES = ("valid_pred_model1.json", "valid_pred_model2.json", "test_pred_model1.json", "test_pred_model2.json")

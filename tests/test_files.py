@@ -218,3 +218,12 @@ def test_what_is_not_json_is_a_users_error(tmp_path, content):
 def test_absent_json_says_where_it_comes_from(tmp_path):
     with pytest.raises(UserError, match="j does not exist: it comes with the table"):
         read_json(tmp_path / "j", "it comes with the table")
+
+
+def test_a_pickle_with_an_array_of_another_type_is_refused(tmp_path):
+    write_pickle(tmp_path / "p", {"column": np.arange(4)})
+    content = (tmp_path / "p").read_bytes()
+    assert content.count(b"i8") == 1
+    (tmp_path / "p").write_bytes(content.replace(b"i8", b"M8"))
+    with pytest.raises(UserError, match="an array of type 'M8'"):
+        read_pickle(tmp_path / "p", "python preprocess.py")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM, ROOT, assert_one_line_error, run_script, table_row, write_table
 
 from kddcup import ingest
 from kddcup.corpus import MARKER, open_info, told_size
@@ -16,6 +15,7 @@ from kddcup.ingest import Ingest
 from kddcup.regions import RegionStore, scale_boxes
 from kddcup.text import build_lexicon, read_bert
 from kddcup.tsv import Table
+from tests.conftest import DIM, ROOT, assert_one_line_error, run_script, table_row, write_table
 
 FIRST = table_row(5, 10, "red dress", 3)
 OUTSIDE = np.array([[10, 10, 60, 60], [-1, 0, 50, 50], [0, 0, 50, 401], [0, 0, 200, 400]], np.float32)
@@ -278,3 +278,13 @@ def test_features_of_another_dimension_are_refused_also_in_a_later_chunk(tmp_pat
     table = Table(write_table(tmp_path / "t.tsv", rows))
     with pytest.raises(UserError, match=r"t\.tsv, line 4: features"):
         Ingest(table, tmp_path / "store", "float16", 1).run()
+
+
+def test_a_mistyped_tokenizer_leaves_finished_work_finished(tmp_path):
+    write_table(tmp_path / "train" / "train.tsv", ROWS)
+    told = ["preprocess.py", "--data_dir", tmp_path, "--size", "small"]
+    assert run_script(".", *told, "--tokenizer", "lexicon").returncode == 0
+    assert_one_line_error(run_script(".", *told, "--force", "--tokenizer", "lexikon"), "lexikon")
+    assert "finished" in run_script(".", *told, "--tokenizer", "lexicon").stdout
+    (tmp_path / "info" / MARKER).write_text("[1]")
+    assert_one_line_error(run_script(".", *told, "--tokenizer", "lexicon"), MARKER, "--force")

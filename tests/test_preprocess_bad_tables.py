@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from conftest import DIM, assert_one_line_error, run_script, table_row, write_table
 
 from kddcup.corpus import MARKER
 from kddcup.tsv import COLUMNS
+from tests.conftest import DIM, assert_one_line_error, run_script, table_row, write_table
 
 GOOD = [table_row(1, 10, "red dress"), table_row(2, 11, "blue dress")]
 

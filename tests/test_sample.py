@@ -3,13 +3,13 @@ import re
 
 import numpy as np
 import pytest
-from conftest import SHARED, run_script
 
 import kddcup.sample
 from kddcup.metrics import ndcg_per_query, random_ndcg
 from kddcup.sample import BODY_PARTS, CATEGORIES, CLASS_LABELS, SampleSettings, write_sample
 from kddcup.text import content_words
 from kddcup.tsv import Table
+from tests.conftest import SHARED, run_script
 
 TABLES = ("train", "valid", "testA", "testB")
 CANDIDATE_TABLES = TABLES[1:]

@@ -3,7 +3,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, assert_one_line_error, run_script, table_row, write_table
 from safetensors.torch import load_file, save_file
 
 import kddcup.text
@@ -20,6 +19,7 @@ from kddcup.text import (
     segment,
     stop_words,
 )
+from tests.conftest import SHARED, assert_one_line_error, run_script, table_row, write_table
 
 TEXTS = [
     "red wool dress",

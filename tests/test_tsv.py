@@ -3,10 +3,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import DIM, table_row, write_table
 
 from kddcup.errors import UserError
 from kddcup.tsv import COLUMNS, Table, base64_text
+from tests.conftest import DIM, table_row, write_table
 
 
 def rows_of(path):
