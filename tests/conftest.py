@@ -90,29 +90,20 @@ def trained(sample_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     data, checkpoints = folder / "data", folder / "multilabel"
     shutil.copytree(sample_dir, data)
-    for place, *command in (
-        (".", "preprocess.py", "--data_dir", data, "--size", "small", "--tokenizer", "lexicon"),
-        (
-            "multilabel",
-            "train.py",
-            "--data_dir",
-            data,
-            "--checkpoints_dir",
-            checkpoints,
-            "--epochs",
-            1,
-            "--use_epoch",
-            0,
-        ),
-        (
-            "multilabel",
-            "export_model.py",
-            "--checkpoints_dir",
-            checkpoints,
-            "--out_path",
-            folder / "encoder.pth",
-        ),
-    ):
+    stage1 = ("preprocess.py", "--data_dir", data, "--size", "small", "--tokenizer", "lexicon")
+    train = (
+        "train.py",
+        "--data_dir",
+        data,
+        "--checkpoints_dir",
+        checkpoints,
+        "--epochs",
+        1,
+        "--use_epoch",
+        0,
+    )
+    export = ("export_model.py", "--checkpoints_dir", checkpoints, "--out_path", folder / "encoder.pth")
+    for place, command in ((".", stage1), ("multilabel", train), ("multilabel", export)):
         done = run_script(place, *command)
         assert done.returncode == 0, done.stderr
     return folder
