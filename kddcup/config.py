@@ -83,7 +83,7 @@ SIZES = {
         lexicon_width=128,
         ff=512,
         multilabel=Recipe(16, 5e-4, 1e-6, 0.93, epochs=20, use_epoch=17, dropout=0.2),
-        model1=Recipe(32, 1e-3, 1e-6, 0.95, epochs=10, use_epoch=3, encoder_rate=1e-4),
+        model1=Recipe(32, 3e-4, 1e-6, 0.95, epochs=10, use_epoch=3, encoder_rate=3e-5),
         model2=Recipe(32, 1e-3, 1e-6, 0.95, epochs=10, use_epoch=7, encoder_rate=1e-4),
     ),
 }
