@@ -12,7 +12,7 @@ from typing import Literal
 from kddcup.blending import WEIGHTS, best_weight, blend, read_pair
 from kddcup.config import parse_settings
 from kddcup.errors import run_script
-from kddcup.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
+from kddcup.metrics import ndcg_per_query, random_ndcg, with_interval
 from kddcup.predictions import Predictions, check_answered, ranking, read_answers, write_submission
 from kddcup.scoring import Split
 
@@ -47,8 +47,7 @@ def report(
     print(f"  {'random order':<12} {random_ndcg(ranking(pair[0]), answers):.6f}")
     for label, predictions in (("model1", pair[0]), ("model2", pair[1]), ("blend", blend(*pair, weight))):
         per_query = ndcg_per_query(ranking(predictions), answers)
-        low, high = bootstrap_interval(per_query)
-        print(f"  {label:<12} {per_query.mean():.6f}  [{low:.4f}, {high:.4f}]")
+        print(f"  {label:<12} {with_interval(per_query)}")
 
 
 def main() -> None:
@@ -59,12 +58,12 @@ def main() -> None:
     answers = judged(Split(data, "valid"), valid[0], folder / "valid_pred_model1.json")
     weight, _ = best_weight(*valid, answers)
     print(f"best weight of model1 on valid: {weight:.6f} (index {WEIGHTS.tolist().index(weight)})")
+    submission = folder / "submission.csv"
+    write_submission(submission, blend(*test, weight))
     report("valid", valid, weight, answers)
     split = Split(data, settings.split)
     if split.answers.is_file():
         report(split.name, test, weight, judged(split, test[0], folder / "test_pred_model1.json"))
-    submission = folder / "submission.csv"
-    write_submission(submission, blend(*test, weight))
     print(f"submission: {submission}")
 
 

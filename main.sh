@@ -8,6 +8,9 @@
 set -euo pipefail
 
 size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB} seed=${SEED:-2020}
+case $size in full | small) ;; *) echo "error: SIZE is full or small, not $size" >&2 && exit 1 ;; esac
+case $split in testA | testB) ;; *) echo "error: SPLIT is testA or testB, not $split" >&2 && exit 1 ;; esac
+case $nproc in '' | 0* | *[!0-9]*) echo "error: NPROC is a number of processes, not $nproc" >&2 && exit 1 ;; esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ ! -d "${1:-$root/data}" ]; then
     echo "error: ${1:-data} is no folder of tables; 'python -m kddcup.sample --out data/sample' makes a small one" >&2
@@ -16,7 +19,7 @@ fi
 data=$(cd "${1:-$root/data}" && pwd)
 sub=
 [ "$data" = "$root/data" ] || sub=/$(basename "$data")
-# Relative where it can be, so that neither the log nor a checkpoint has a path of this machine.
+# Relative where it can be, so that no checkpoint has a path of this machine.
 case $data in
 "$root"/*) data=${data#"$root"/} from_stage=../${data#"$root"/} ;;
 *) from_stage=$data ;;
@@ -26,7 +29,9 @@ python=${PYTHON:-python}
 [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
 
 run() {
-    printf '+ %s\n' "$*"
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
     "$@"
 }
 enter() {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.config import SIZES, parse_settings
 from kddcup.corpus import MARKER, write_info
@@ -19,6 +20,13 @@ from kddcup.files import read_json, write_json
 from kddcup.ingest import Ingest
 from kddcup.text import LEXICON, build_lexicon, read_bert, save_vocabulary
 from kddcup.tsv import Table
+
+OUTPUTS = (
+    *(f"features/{name}.npy" for name in ("features", "boxes", "offsets", "product_ids")),
+    *(f"info/{name}.pkl" for name in ("data", "query2product2", "data_info2")),
+    *(f"info/vocabulary/{name}" for name in ("vocab.txt", "vocabulary.json", "vectors.npz")),
+    f"info/{MARKER}",
+)
 
 
 @dataclass
@@ -39,25 +47,30 @@ class PreprocessSettings:
     size: Literal["full", "small"] = "full"
     tokenizer: str = "bert-large-uncased"
     feature_dtype: Literal["float16", "float32"] = "float16"
-    workers: int = 1
-    seed: int = 2020
+    workers: PositiveInt = 1
+    seed: NonNegativeInt = 2020
     force: bool = False
 
 
-def finished(settings: PreprocessSettings, source: dict[str, object], marker: Path) -> bool:
+def finished(settings: PreprocessSettings, source: dict[str, object]) -> bool:
     """Whether this very work has been done.
 
     Raises:
         UserError: other work has, and would be overwritten.
     """
-    if settings.force or not marker.is_file():
+    data = Path(settings.data_dir)
+    if settings.force or not all((data / output).is_file() for output in OUTPUTS):
         return False
+    marker = data / "info" / MARKER
     done = read_json(marker, "run 'python preprocess.py --force'")
     if not isinstance(done, dict):
         raise UserError(f"{marker} is not what stage 1 writes: run 'python preprocess.py --force'")
     if done != source:
         other = ", ".join(f"{key} {done.get(key)}" for key in source if done.get(key) != source[key])
-        raise UserError(f"{marker}: finished before with {other}; use '--force' to redo it")
+        flags = f"--data_dir {data} --size {settings.size} --tokenizer {settings.tokenizer}"
+        raise UserError(
+            f"{marker}: finished before with {other}; redo it with 'python preprocess.py {flags} --force'"
+        )
     return True
 
 
@@ -71,7 +84,7 @@ def main() -> None:
         key: value for key, value in asdict(settings).items() if key not in ("data_dir", "workers", "force")
     }
     source["table_bytes"] = table.path.stat().st_size
-    if finished(settings, source, marker):
+    if finished(settings, source):
         print(f"{data / 'features'} and {data / 'info'} are finished; '--force' redoes them")
         return
     bert = None if settings.tokenizer == LEXICON else read_bert(settings.tokenizer)
@@ -80,7 +93,10 @@ def main() -> None:
     ingest = Ingest(table, data / "features", settings.feature_dtype, settings.workers)
     ingest.run()
     texts = list(ingest.texts.values())
-    vocabulary, words = bert or build_lexicon(texts, SIZES[settings.size].lexicon_width, settings.seed)
+    try:
+        vocabulary, words = bert or build_lexicon(texts, SIZES[settings.size].lexicon_width, settings.seed)
+    except UserError as error:
+        raise UserError(f"{table.path}: {error}") from None
     save_vocabulary(data / "info" / "vocabulary", vocabulary, words)
     query_ids = np.fromiter(ingest.texts, np.int64)
     write_info(data / "info", ingest.columns(), query_ids, texts, vocabulary, words, settings.seed)

@@ -85,13 +85,16 @@ class Checkpoint:
             UserError: there is neither, or it has more words than the checkpoint.
         """
         if self.config.vocabulary is not None:
-            return Vocabulary.from_dict(self.config.vocabulary)
+            try:
+                return Vocabulary.from_dict(self.config.vocabulary)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{self.path} carries a vocabulary that does not fit ({error})") from None
         if tokenizer is None:
             raise UserError(
                 f"{self.path} carries no vocabulary: name its BERT folder with '--tokenizer FOLDER'"
             )
         vocabulary = Vocabulary.read(tokenizer)
-        if len(vocabulary) > self.config.model.vocabulary:
+        if len(vocabulary) != self.config.model.vocabulary:
             raise UserError(
                 f"{tokenizer} has {len(vocabulary)} words and {self.path} {self.config.model.vocabulary}: "
                 "name the folder of the BERT that it was trained with"
@@ -162,13 +165,16 @@ def find_checkpoint(stage: str, folder: str | None, epoch: int | None) -> Checkp
     """
     folders = [folder] if folder else ["./checkpoints", "./ckpt"]
     made_by = f"cd {stage}; python train.py"
+    looked = []
     for place in folders:
+        present = sorted(checkpoint_epochs(place))
         wanted = _use_epoch(stage, Path(place), made_by) if epoch is None else epoch
-        if wanted is not None and checkpoint_path(place, wanted).is_file():
+        if wanted in present:
             print(f"{stage}: epoch {wanted} of {place}")
             return Checkpoint.read(checkpoint_path(place, wanted), made_by)
-    which = "no checkpoint of the epoch to use" if epoch is None else f"no model-epoch{epoch}.pth"
-    raise UserError(f"{' and '.join(folders)}: {which}; train with '{made_by}', or name another with --epoch")
+        wish = "checkpoint" if wanted is None else f"model-epoch{wanted}.pth"
+        looked.append(f"{place} has no {wish} (epochs there: {present or 'none'})")
+    raise UserError(f"{', '.join(looked)}; train it with '{made_by}', or name another with --epoch")
 
 
 def _use_epoch(stage: str, folder: Path, made_by: str) -> int | None:

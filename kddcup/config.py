@@ -8,6 +8,13 @@ from typing import Any, Literal, TypeVar
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Settings = TypeVar("Settings")
 Stage = Literal["multilabel", "model1", "model2"]
@@ -110,20 +117,20 @@ class TrainSettings:
         workers: processes per rank that read batches; 0 reads in a thread of the training process.
     """
 
-    epochs: int
-    use_epoch: int
-    batch_size: int
-    rate: float
-    weight_decay: float
-    gamma: float
+    epochs: PositiveInt
+    use_epoch: NonNegativeInt
+    batch_size: PositiveInt
+    rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    gamma: PositiveFloat
     data_dir: str = "../data"
     checkpoints_dir: str = "./checkpoints"
     resume: bool = False
     stop_at_use_epoch: bool = False
     devices: list[int] = dataclasses.field(default_factory=list)
-    seed: int = 2020
-    dropout: float = 0.1
-    workers: int = 0
+    seed: NonNegativeInt = 2020
+    dropout: ClosedUnitInterval = 0.1
+    workers: NonNegativeInt = 0
 
     def rate_factor(self, epoch: int) -> float:
         """γ^max(0, e−1) for epoch e from 0."""
@@ -150,7 +157,7 @@ class MatcherSettings(TrainSettings):
         encoder: the image encoder that stage 2 exported; its config gives the size.
     """
 
-    encoder_rate: float = 5e-6
+    encoder_rate: PositiveFloat = 5e-6
     encoder: str = "../user_data/image_encoder_large.pth"
 
 
@@ -200,7 +207,15 @@ def parse_settings(
         parser.set_defaults(_shared("full", stage, kind))
         parser.set_defaults(_shared(size(parser.parse_args(args)), stage, kind))
     values = parser.parse_args(args)
-    return kind(**{field.name: getattr(values, field.name) for field in fields})
+    return kind(**{field.name: _plain(getattr(values, field.name)) for field in fields})
+
+
+def _plain(value: Any) -> Any:
+    """A number of jsonargparse's restricted types as a plain one, which a checkpoint can hold."""
+    for number in (float, int):
+        if isinstance(value, number) and not isinstance(value, bool):
+            return number(value)
+    return value
 
 
 def _shared(size: str, stage: Stage, kind: type) -> dict[str, Any]:
@@ -223,6 +238,6 @@ class ValidationSettings:
 
     data_dir: str = "../data"
     checkpoints_dir: str | None = None
-    epoch: int | None = None
+    epoch: NonNegativeInt | None = None
     devices: list[int] = dataclasses.field(default_factory=list)
     tokenizer: str | None = None

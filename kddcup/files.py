@@ -49,7 +49,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside ``path``; flushed and renamed to it when the block ends well, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Of one name, so that what a killed run left is overwritten by the next.
+    part = path.with_name(f".{path.name}.part")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -116,6 +117,8 @@ def read_tensors(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
+    if "weights_only" in str(error):  # PyTorch goes on to advise the unsafe way
+        return "it is torn, or holds something other than tensors and plain values"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -68,9 +68,10 @@ class TrainLoader:
         self._corpus, self._store, self._tokens, self._sampler = corpus, store, tokens, sampler
         self._settings, self._rank, self._ranks = settings, rank, ranks
         self._rows = np.flatnonzero(tokens.lengths[corpus.row_query])
+        self._row_image = store.positions(corpus.row_product)
         if len(self) == 0:
             raise UserError(
-                f"{len(self._rows)} training rows with words do not fill one batch of "
+                f"{settings.data_dir}: {len(self._rows)} training rows with words do not fill one batch of "
                 f"{settings.batch_size} in each of {ranks} processes: lower --batch_size"
             )
 
@@ -104,15 +105,12 @@ class TrainLoader:
         corpus = self._corpus
         if self._sampler:
             rows = rows[np.sort(np.unique(corpus.row_query[rows], return_index=True)[1])]
-        queries, products = corpus.row_query[rows], corpus.row_product[rows]
+        queries, images = corpus.row_query[rows], self._row_image[rows]
         if self._sampler:
             negative_queries, negative_products = self._sampler.draw(rows, epoch)
             queries = np.concatenate([queries, negative_queries])
-            products = np.concatenate([products, negative_products])
-        return Batch(
-            TokenBatch.from_ragged(self._tokens, queries),
-            self._store.gather(self._store.positions(products)),
-        )
+            images = np.concatenate([images, self._store.positions(negative_products)])
+        return Batch(TokenBatch.from_ragged(self._tokens, queries), self._store.gather(images))
 
 
 class _Epoch(Dataset):

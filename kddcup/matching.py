@@ -1,7 +1,7 @@
 """What stages 3 and 4, the matchers, share: their settings, their data, their validation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from kddcup.config import MatcherSettings, ModelConfig, Stage, ValidationSetting
 from kddcup.encoder import ImageEncoder
 from kddcup.errors import UserError
 from kddcup.loader import TrainLoader
-from kddcup.metrics import bootstrap_interval
+from kddcup.metrics import with_interval
 from kddcup.predictions import write_predictions
 from kddcup.sampling import NegativeSampler, Toss
 from kddcup.scoring import Scorer, Split, score_table
@@ -46,11 +46,20 @@ class MatcherData:
         encoder, exported = load_encoder(settings.encoder)
         data = TrainingData.open(settings.data_dir)
         config = data.config(settings, exported.size)
-        if replace(exported.model, dropout=settings.dropout) != config.model and exported.vocabulary:
-            raise UserError(
-                f"{settings.encoder} was made for {exported.model} and "
-                f"{settings.data_dir} needs {config.model}: run stage 2 on this data"
-            )
+        if exported.vocabulary is not None:  # a bare state dict says nothing of its data; its shapes tell
+            model = replace(exported.model, dropout=settings.dropout)
+            misfits = [
+                f"{field.name} {getattr(model, field.name)}, not {getattr(config.model, field.name)}"
+                for field in fields(model)
+                if getattr(model, field.name) != getattr(config.model, field.name)
+            ]
+            if exported.vocabulary != config.vocabulary:
+                misfits.append("another vocabulary")
+            if misfits:
+                raise UserError(
+                    f"{settings.encoder} was made for other data than {settings.data_dir} "
+                    f"({', '.join(misfits)}): run stage 2 on this data"
+                )
         return cls(settings, process, data, encoder, config)
 
     def load_encoder(self, item: ImageEncoder) -> None:
@@ -123,6 +132,5 @@ def predict(stage: Stage, build: type[nn.Module], settings: PredictSettings) -> 
         reached = ""
         if name == "valid" or split.answers.is_file():
             per_query = split.ndcg(predictions)
-            low, high = bootstrap_interval(per_query)
-            reached = f"NDCG@5 {per_query.mean():.4f} [{low:.4f}, {high:.4f}]  "
+            reached = f"NDCG@5 {with_interval(per_query)}  "
         print(f"{stage} on {name}: {reached}{out}")

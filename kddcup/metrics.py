@@ -53,3 +53,9 @@ def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000
     means = [rng.choice(per_query, len(per_query)).mean() for _ in range(draws)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def with_interval(per_query: np.ndarray) -> str:
+    """The mean and its 95 % bootstrap interval, as text."""
+    low, high = bootstrap_interval(per_query)
+    return f"{per_query.mean():.6f}  [{low:.4f}, {high:.4f}]"

@@ -68,17 +68,24 @@ def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
 
 
 def check_answered(
-    predictions: Mapping[str, object], answers: Mapping[str, object], sources: tuple[Path, Path]
+    predictions: Predictions, answers: Mapping[str, list[int]], sources: tuple[Path, Path]
 ) -> None:
-    """See that every query of the answers has predictions.
+    """See that every query of the answers has predictions, and that not all answers are strangers to them.
 
     Raises:
-        UserError: one has not; ``sources`` are the files of both.
+        UserError: it is not so; ``sources`` are the files of both.
     """
     missing = [query for query in answers if query not in predictions]
     if missing:
         raise UserError(
             f"{sources[0]} lacks query {missing[0]} of {sources[1]} (and {len(missing) - 1} more): "
+            "make both from one table"
+        )
+    if not any(
+        product in relevant for query, relevant in answers.items() for product, _ in predictions[query]
+    ):
+        raise UserError(
+            f"{sources[1]} has no answer that is among the candidates of {sources[0]}: "
             "make both from one table"
         )
 

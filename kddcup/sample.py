@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.config import parse_settings
 from kddcup.errors import run_script
@@ -142,10 +143,10 @@ class SampleSettings:
 
     out: str = "data/sample"
     language: Literal["en", "zh"] = "en"
-    train_queries: int = 900
-    eval_queries: int = 60
-    dim: int = 256
-    seed: int = 2020
+    train_queries: PositiveInt = 900
+    eval_queries: PositiveInt = 60
+    dim: PositiveInt = 256
+    seed: NonNegativeInt = 2020
 
 
 class Shop:

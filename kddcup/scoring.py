@@ -91,6 +91,19 @@ def score_table(
     return _ranked(candidates, rows, scores)
 
 
+def check_dimension(path: str | os.PathLike, found: int, expected: int) -> None:
+    """See that a table's regions are of the model's dimension.
+
+    Raises:
+        UserError: they are not.
+    """
+    if found != expected:
+        raise UserError(
+            f"{path} has regions of {found} dimensions and the model takes {expected}: "
+            "train the model on tables of the same kind"
+        )
+
+
 def encode_candidates(
     path: str | os.PathLike, scorer: Scorer, region_dim: int, device: torch.device
 ) -> Candidates:
@@ -107,11 +120,7 @@ def encode_candidates(
 
     regions = 0
     for row in Table(path).rows(f"score {Path(path).name}"):
-        if row.features.shape[1] != region_dim:
-            raise UserError(
-                f"{path} has regions of {row.features.shape[1]} dimensions and the model takes {region_dim}: "
-                "train the model on tables of the same kind"
-            )
+        check_dimension(path, row.features.shape[1], region_dim)
         query = queries.setdefault(row.query_id, len(queries))
         if query == len(texts):
             texts.append(row.query)

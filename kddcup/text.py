@@ -117,10 +117,13 @@ class Vocabulary:
             UserError: the folder has neither ``vocab.txt`` nor ``tokenizer.json``, or it is no WordPiece.
         """
         folder = Path(folder)
-        settings = {}
+        settings: dict[str, Any] = {}
         for name in ("tokenizer_config.json", "vocabulary.json"):
             if (folder / name).is_file():
-                settings |= read_json(folder / name, "it comes with the tokenizer")
+                found = read_json(folder / name, "it comes with the tokenizer")
+                if not isinstance(found, dict):
+                    raise UserError(f"{folder / name} is no object of settings: it comes with the tokenizer")
+                settings |= found
         try:
             if (folder / "vocab.txt").is_file():
                 tokens = (folder / "vocab.txt").read_bytes().decode().removesuffix("\n").split("\n")
@@ -135,8 +138,12 @@ class Vocabulary:
                     f"{folder} has neither vocab.txt nor tokenizer.json: name a BERT folder that has one"
                 )
             return cls(settings.get("kind", "bert"), tokens, settings.get("do_lower_case", True))
-        except ValueError as error:
-            raise UserError(f"{folder} holds no WordPiece vocabulary: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raises nothing more special
+            raise UserError(
+                f"{folder} holds no WordPiece vocabulary ({error}): name a BERT folder as it was published"
+            ) from None
 
 
 @dataclass
@@ -282,11 +289,14 @@ def _embedding_tensors(folder: Path) -> list[np.ndarray]:
     keys = [[f"{prefix}embeddings.{name}" for name in names for prefix in ("", "bert.")] for names in wanted]
     found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, "pt") as file:
-            for key in set(file.keys()) & {key for names in keys for key in names}:
-                found[key] = file.get_tensor(key)
+        try:
+            with safe_open(path, "pt") as file:
+                for key in set(file.keys()) & {key for names in keys for key in names}:
+                    found[key] = file.get_tensor(key)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}): get BERT's weights again") from None
     if not found:
         for path in sorted(folder.glob("*.bin")):
             found |= read_tensors(path, "it comes with BERT")

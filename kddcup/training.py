@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,9 +18,9 @@ from kddcup.checkpoint import Checkpoint, RunConfig, checkpoint_epochs, checkpoi
 from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.corpus import Info, open_info
 from kddcup.errors import UserError
-from kddcup.predictions import read_answers
+from kddcup.predictions import check_answered, read_answers
 from kddcup.regions import RegionStore
-from kddcup.scoring import Scorer, Split, score_table
+from kddcup.scoring import Scorer, Split, check_dimension, score_table
 from kddcup.tsv import Table
 
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -101,12 +102,17 @@ class TrainingData:
         """Open all of it before the first step.
 
         Raises:
-            UserError: stage 1 has not been run, or the valid table or its answers are absent.
+            UserError: stage 1 has not been run, or the valid table or its answers are absent or do not fit.
         """
-        valid = Split(Path(data_dir), "valid")
-        Table(valid.table)
-        read_answers(valid.answers)
-        return cls(open_info(data_dir), RegionStore(Path(data_dir) / "features"), valid)
+        folder = Path(data_dir)
+        info, store, valid = open_info(data_dir), RegionStore(folder / "features"), Split(folder, "valid")
+        if not np.array_equal(np.unique(info.corpus.row_product), np.sort(store.product_ids)):
+            raise UserError(
+                f"{folder / 'info'} and {folder / 'features'} are of different tables: "
+                f"make both with 'python preprocess.py --data_dir {data_dir} --force'"
+            )
+        _check_valid(valid, store.dim)
+        return cls(info, store, valid)
 
     def config(self, settings: TrainSettings, size: str) -> RunConfig:
         """What the checkpoints of a run on these data say of it."""
@@ -120,6 +126,15 @@ class TrainingData:
         """NDCG@5 on valid."""
         predictions = score_table(self.valid.table, model, encode_text, self.store.dim, device)
         return float(self.valid.ndcg(predictions).mean())
+
+
+def _check_valid(valid: Split, region_dim: int) -> None:
+    """See before the first epoch that the valid table can be scored after it."""
+    candidates: dict[str, list[tuple[int, float]]] = {}
+    for row in Table(valid.table).rows("check valid"):
+        check_dimension(valid.table, row.features.shape[1], region_dim)
+        candidates.setdefault(str(row.query_id), []).append((row.product_id, 0.0))
+    check_answered(candidates, read_answers(valid.answers), (valid.table, valid.answers))
 
 
 class Trainer:
@@ -162,11 +177,15 @@ class Trainer:
             return 0
         path = checkpoint_path(self._settings.checkpoints_dir, max(epochs))
         checkpoint = Checkpoint.read(path, "train.py without --resume")
+        for name in ("seed", "batch_size", "dropout"):
+            before, now = checkpoint.config.training.get(name), getattr(self._settings, name)
+            if before != now:
+                raise UserError(f"{path} was trained with --{name} {before}, not {now}: resume with the same")
         checkpoint.load_into(self._parts)
         try:
             self.optimizer.load_state_dict(checkpoint.parts["optimizer"])
             random_states = checkpoint.parts["state"]["random"]
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} cannot be resumed ({error}): train anew without --resume") from None
         if len(random_states) != self._process.ranks:
             raise UserError(

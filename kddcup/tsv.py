@@ -122,8 +122,8 @@ class Table:
 
     def ranges(self, size: int) -> list[tuple[int, int]]:
         """Starts and stops for :meth:`read`, of about ``size`` bytes each, which cover all rows."""
-        starts = [*range(self._header_bytes, self.path.stat().st_size, size)]
-        return list(zip(starts, [*starts[1:], self.path.stat().st_size], strict=True))
+        end = self.path.stat().st_size
+        return [(start, min(start + size, end)) for start in range(self._header_bytes, end, size)]
 
     @contextlib.contextmanager
     def progress(self, description: str) -> Iterator[Callable[[int, int], None]]:
@@ -145,11 +145,11 @@ class Table:
 
     def refusal(self, rows_before: int, reason: object) -> UserError:
         """What a user is told of a bad row."""
-        return UserError(f"{self.path}, line {rows_before + 2}: {reason}")
+        return UserError(f"{self.path}, line {rows_before + 2}: {reason}; mend the row or take it out")
 
     def rowless(self) -> UserError:
         """What a user is told of a table without a row."""
-        return UserError(f"{self.path} has a header and no row")
+        return UserError(f"{self.path} has a header and no row: put the whole table there")
 
     def _parse(self, line: bytes, dim: int | None) -> Row:
         fields = line.rstrip(b"\r\n").split(b"\t")

@@ -2,7 +2,7 @@
 
 Writes the scores of every candidate, which ensemble.py blends. Example, in this folder:
 
-    python validation.py --epoch 5 --split testB
+    python validation.py --epoch 2 --split testB
 """
 
 from dataclasses import dataclass

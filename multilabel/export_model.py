@@ -6,6 +6,8 @@ python export_model.py --epoch 6
 from dataclasses import dataclass
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt
+
 from kddcup.checkpoint import find_checkpoint, write_checkpoint
 from kddcup.config import parse_settings
 from kddcup.errors import run_script
@@ -22,7 +24,7 @@ class ExportSettings:
         out_path: where the encoder goes.
     """
 
-    epoch: int | None = None
+    epoch: NonNegativeInt | None = None
     checkpoints_dir: str | None = None
     out_path: str = "../user_data/image_encoder_large.pth"
 

@@ -10,12 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from torch.nn import functional as F
 
 from kddcup.checkpoint import find_checkpoint
 from kddcup.config import ValidationSettings, parse_settings
 from kddcup.errors import run_script
-from kddcup.metrics import bootstrap_interval
+from kddcup.metrics import with_interval
 from kddcup.regions import RegionBatch, scale_boxes
 from kddcup.scoring import Split, score_table
 from kddcup.text import Vocabulary
@@ -34,7 +35,7 @@ class TagSettings(ValidationSettings):
         images: how many of the valid table to show tags and captions of.
     """
 
-    images: int = 3
+    images: NonNegativeInt = 3
 
 
 def main() -> None:
@@ -49,10 +50,9 @@ def main() -> None:
     valid = Split(Path(settings.data_dir), "valid")
     predictions = score_table(valid.table, model, vocabulary.encode_known, config.region_dim, device)
     per_query = valid.ndcg(predictions)
-    low, high = bootstrap_interval(per_query)
     for row in islice(Table(valid.table).rows("show"), settings.images):
         show(row, model, vocabulary, device)
-    print(f"multilabel on valid: NDCG@5 {per_query.mean():.4f} [{low:.4f}, {high:.4f}]")
+    print(f"multilabel on valid: NDCG@5 {with_interval(per_query)}")
 
 
 @torch.inference_mode()

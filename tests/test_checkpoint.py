@@ -53,7 +53,12 @@ def test_a_published_checkpoint_without_config_is_the_full_model_and_needs_a_tok
     assert found.config == RunConfig()
     with pytest.raises(UserError, match=r"carries no vocabulary.*--tokenizer FOLDER"):
         found.vocabulary(None)
-    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS, "dress", "##es"]) + "\n")
+    words = [*SPECIALS, "dress", "##es"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    with pytest.raises(UserError, match="has 6 words and .* 30522"):
+        found.vocabulary(str(tmp_path))
+    words += [f"[unused{i}]" for i in range(30522 - len(words))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     assert found.vocabulary(str(tmp_path)).encode("Dresses") == [4, 5]
 
 
@@ -104,7 +109,7 @@ def test_without_an_epoch_the_one_that_the_config_says_is_taken(tmp_path, monkey
 
 def test_checkpoints_come_before_ckpt_and_the_one_taken_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"\./checkpoints and \./ckpt"):
+    with pytest.raises(UserError, match=r"\./checkpoints has no checkpoint .*, \./ckpt has no"):
         find_checkpoint("model1", None, None)
     write(tmp_path / "ckpt", 5, use_epoch=5)
     assert find_checkpoint("model1", None, None).path.parent.name == "ckpt"

@@ -50,7 +50,14 @@ def test_the_size_may_come_from_a_flag():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--no_such_flag", "1"], ["--batch_size", "many"], ["--config", "absent.yaml"]]
+    "wrong",
+    [
+        ["--no_such_flag", "1"],
+        ["--batch_size", "many"],
+        ["--batch_size", "0"],
+        ["--dropout", "2"],
+        ["--config", "absent.yaml"],
+    ],
 )
 def test_a_wrong_flag_ends_in_a_usage_error(wrong, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -70,3 +77,8 @@ def test_help_describes_every_flag(capsys):
 def test_the_rate_is_held_for_two_epochs_and_then_decays():
     settings = parse("--gamma", "0.5")
     assert [settings.rate_factor(epoch) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
+
+
+def test_settings_are_plain_numbers_which_a_checkpoint_can_hold():
+    settings = dataclasses.asdict(parse("--batch_size", "7"))
+    assert {type(value) for value in settings.values()} == {int, float, bool, str, list}

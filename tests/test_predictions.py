@@ -108,9 +108,17 @@ def test_an_absent_answer_file_says_where_it_comes_from(tmp_path):
 
 def test_predictions_that_lack_an_answered_query_are_refused_by_name():
     sources = (Path("pred.json"), Path("answer.json"))
-    check_answered({"1": [], "2": []}, {"2": []}, sources)
+    check_answered({"1": [(7, 0.5)], "2": [(8, 0.5), (9, 0.1)]}, {"1": [6], "2": [9, 10]}, sources)
     with pytest.raises(UserError, match=r"^pred\.json lacks query 3 of answer\.json"):
-        check_answered({"1": []}, {"1": [], "3": []}, sources)
+        check_answered({"1": [(7, 0.5)]}, {"1": [7], "3": [7]}, sources)
+
+
+def test_answers_of_which_none_is_a_candidate_are_refused():
+    sources = (Path("pred.json"), Path("answer.json"))
+    with pytest.raises(
+        UserError, match=r"^answer\.json has no answer that is among the candidates of pred\.json"
+    ):
+        check_answered({"1": [(7, 0.5)], "2": [(8, 0.5)]}, {"1": [8], "2": [7]}, sources)
 
 
 def test_the_submission_has_the_five_best_of_each_query_in_file_order(tmp_path):

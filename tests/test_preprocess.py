@@ -288,3 +288,12 @@ def test_a_mistyped_tokenizer_leaves_finished_work_finished(tmp_path):
     assert "finished" in run_script(".", *told, "--tokenizer", "lexicon").stdout
     (tmp_path / "info" / MARKER).write_text("[1]")
     assert_one_line_error(run_script(".", *told, "--tokenizer", "lexicon"), MARKER, "--force")
+
+
+def test_finished_work_that_lost_a_file_is_done_again(tmp_path):
+    write_table(tmp_path / "train" / "train.tsv", ROWS)
+    told = ["preprocess.py", "--data_dir", tmp_path, "--size", "small", "--tokenizer", "lexicon"]
+    assert run_script(".", *told).returncode == 0
+    (tmp_path / "features" / "boxes.npy").unlink()
+    assert run_script(".", *told).returncode == 0
+    assert (tmp_path / "features" / "boxes.npy").is_file()

@@ -60,3 +60,8 @@ def test_redoing_finished_work_on_a_bad_table_leaves_nothing_that_passes_for_fin
     (tmp_path / "info" / MARKER).write_text("{}")
     assert_one_line_error(run(tmp_path, "--force"), f"{path}, line 4")
     assert not (tmp_path / "info" / MARKER).exists()
+
+
+def test_a_table_with_a_header_and_no_row_is_named(tmp_path):
+    path = write_table(tmp_path / "train" / "train.tsv", [])
+    assert_refused(tmp_path, f"{path} has a header and no row")

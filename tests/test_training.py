@@ -1,5 +1,7 @@
 """Two processes train what one would, through the launchers that users start."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -209,4 +211,28 @@ def test_an_encoder_of_other_data_is_refused(trained, tmp_path):
     torch.save(content, tmp_path / "encoder.pth")
     told = settings(trained, "--encoder", str(tmp_path / "encoder.pth"))
     with pytest.raises(UserError, match="run stage 2 on this data"):
+        MatcherData.open(told, Process(0, 1, CPU))
+
+
+def test_info_and_features_of_different_tables_are_refused(trained, tmp_path):
+    shutil.copytree(trained / "data", tmp_path / "data")
+    ids = tmp_path / "data" / "features" / "product_ids.npy"
+    np.save(ids, np.load(ids) + 1)
+    with pytest.raises(UserError, match="are of different tables: make both with 'python preprocess"):
+        TrainingData.open(str(tmp_path / "data"))
+
+
+def test_valid_answers_that_do_not_fit_are_refused_before_the_first_epoch(trained, tmp_path):
+    shutil.copytree(trained / "data", tmp_path / "data")
+    (tmp_path / "data" / "valid" / "valid_answer.json").write_text('{"777": [1]}')
+    with pytest.raises(UserError, match=r"valid\.tsv lacks query 777"):
+        TrainingData.open(str(tmp_path / "data"))
+
+
+def test_an_encoder_with_another_vocabulary_of_the_same_size_is_refused(trained, tmp_path):
+    content = torch.load(trained / "encoder.pth", weights_only=True)
+    content["config"]["vocabulary"]["tokens"][-1] = "another"
+    torch.save(content, tmp_path / "encoder.pth")
+    told = settings(trained, "--encoder", str(tmp_path / "encoder.pth"))
+    with pytest.raises(UserError, match="another vocabulary"):
         MatcherData.open(told, Process(0, 1, CPU))

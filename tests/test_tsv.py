@@ -154,13 +154,16 @@ def test_a_line_with_too_few_fields_is_named(tmp_path):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red")])
     with open(path, "a") as file:
         file.write("2\t200\t400\n")
-    assert error_of(path) == f"{path}, line 3: expected 9 tab-separated fields, found 3"
+    assert (
+        error_of(path)
+        == f"{path}, line 3: expected 9 tab-separated fields, found 3; mend the row or take it out"
+    )
 
 
 def test_a_query_that_is_not_utf8_is_named(tmp_path):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "QUERY")])
     path.write_bytes(path.read_bytes().replace(b"QUERY", b"\xff\xfe"))
-    assert error_of(path) == f"{path}, line 2: query is not UTF-8"
+    assert error_of(path) == f"{path}, line 2: query is not UTF-8; mend the row or take it out"
 
 
 def test_rows_before_the_bad_one_are_given(tmp_path):
