@@ -7,7 +7,7 @@ space; a region's feature is a rectified, noisy mixture of the directions of wha
 marketplace's English, or Chinese, in which some words mean nothing visually.
 
 NDCG@5 on its valid and testB tables, at the default seed and size (tests/test_sample.py holds it to these):
-an oracle 1.0; a random order 0.20; a ranker that knows the category and nothing else 0.26. The category alone
+an oracle 1.0; a random order 0.21; a ranker that knows the category and nothing else 0.27. The category alone
 does not do: most candidates share it.
 """
 
@@ -68,13 +68,11 @@ CATEGORIES = (
     ("trousers", "裤子", 2),
     ("backpack", "背包", 3),
     ("boots", "靴子", 4),
-    ("scarf", "围巾", 5),
     ("sofa", "沙发", 9),
     ("curtain", "窗帘", 13),
     ("lamp", "台灯", 19),
     ("pajamas", "睡衣", 21),
     ("quilt", "被子", 23),
-    ("gloves", "手套", 26),
 )
 COLOURS = (
     ("red", "红色"),
@@ -83,8 +81,6 @@ COLOURS = (
     ("blue", "蓝色"),
     ("green", "绿色"),
     ("pink", "粉色"),
-    ("yellow", "黄色"),
-    ("grey", "灰色"),
 )
 MATERIALS = (
     ("cotton", "纯棉"),
@@ -92,7 +88,6 @@ MATERIALS = (
     ("silk", "丝绸"),
     ("wool", "羊毛"),
     ("linen", "亚麻"),
-    ("velvet", "天鹅绒"),
 )
 STYLES = (
     ("retro", "复古"),
@@ -100,7 +95,6 @@ STYLES = (
     ("elegant", "优雅"),
     ("minimalist", "简约"),
     ("sporty", "运动"),
-    ("striped", "条纹"),
 )
 AUDIENCES = (("women", "女式"), ("men", "男式"), ("children", "儿童"), ("baby", "婴儿"))
 ATTRIBUTES = (CATEGORIES, COLOURS, MATERIALS, STYLES, AUDIENCES)
@@ -108,9 +102,9 @@ ATTRIBUTES = (CATEGORIES, COLOURS, MATERIALS, STYLES, AUDIENCES)
 # Share of images with 1, 2, … regions, after the competition's testA.
 REGIONS_SHARE = np.array([196, 188, 164, 123, 91, 69, 52, 32, 25, 18, 14, 9, 6, 4, 2, 2, 1, 1, 1, 1]) / 999
 BODY_PART_SHARE = 0.1
-SHOWN_SHARE = 0.5
+SHOWN_SHARE = 0.6
 STRENGTH = 4.0
-NOISE = 0.5
+NOISE = 0.4
 SHADOW = 0.3
 """Subtracted before the rectification, so that features are sparse."""
 CANDIDATES = 30
@@ -143,8 +137,8 @@ class SampleSettings:
 
     out: str = "data/sample"
     language: Literal["en", "zh"] = "en"
-    train_queries: PositiveInt = 900
-    eval_queries: PositiveInt = 60
+    train_queries: PositiveInt = 1150
+    eval_queries: PositiveInt = 50
     dim: PositiveInt = 256
     seed: NonNegativeInt = 2020
 
@@ -274,8 +268,8 @@ class Shop:
 
     def positives(self, known: list[int], wanted: dict[int, int]) -> list[int]:
         """1 to 4 products that fit, known ones among them; new ones are added to ``known``."""
-        fitting = [one for one in known[-400:] if self.fits(one, wanted)][: self._rng.integers(0, 3)]
-        new = [self.new_product(wanted) for _ in range(self._rng.integers(1, 3))]
+        fitting = [one for one in known[-400:] if self.fits(one, wanted)][: self._rng.integers(0, 2)]
+        new = [self.new_product(wanted) for _ in range(self._rng.integers(1, 4))]
         known.extend(new)
         return [*fitting, *new]
 
