@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -211,11 +212,9 @@ def test_the_sample_is_learned(tmp_path):
     result = main_sh(tmp_path, "data/sample", NPROC="1")
     assert result.returncode == 0, result.stderr
     tags = float(result.stdout.split("multilabel on valid: NDCG@5 ")[1].split()[0])
+    figure = re.compile(r"^  (random order|model1|model2|blend) +(\d\.\d+)", re.MULTILINE)
     valid, test = (
-        {
-            line.split("  ")[1].strip(): float(line.split("  ")[-2].split()[-1])
-            for line in part.splitlines()[1:5]
-        }
+        {name: float(value) for name, value in figure.findall(part)}
         for part in result.stdout.split("NDCG@5 on ")[1:]
     )
     assert valid["random order"] < 0.3 < 0.5 < tags
