@@ -48,14 +48,6 @@ class RegionBatch:
         """B."""
         return len(self.lengths)
 
-    def __getitem__(self, images: slice) -> "RegionBatch":
-        """Consecutive images, as views."""
-        ends = self.lengths.cumsum(0)
-        lengths = self.lengths[images]
-        first = int(ends[images][0] - lengths[0]) if len(lengths) else 0
-        regions = slice(first, first + int(lengths.sum()))
-        return RegionBatch(self.features[regions], self.boxes[regions], lengths)
-
     @classmethod
     def from_images(cls, images: Iterable[tuple[np.ndarray, np.ndarray]]) -> "RegionBatch":
         """From one (features [n, D], scaled boxes [n, 5]) per image."""
@@ -64,16 +56,6 @@ class RegionBatch:
             torch.from_numpy(np.concatenate(features)),
             torch.from_numpy(np.concatenate(boxes)),
             torch.tensor([len(one) for one in boxes]),
-        )
-
-    @classmethod
-    def concatenate(cls, batches: Iterable["RegionBatch"]) -> "RegionBatch":
-        """The images of several batches as one."""
-        batches = list(batches)
-        return cls(
-            torch.cat([batch.features for batch in batches]),
-            torch.cat([batch.boxes for batch in batches]),
-            torch.cat([batch.lengths for batch in batches]),
         )
 
     def to(self, device: torch.device) -> "RegionBatch":

@@ -45,10 +45,9 @@ def load(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def images(seed: int) -> RegionBatch:
-    rng = np.random.default_rng(seed)
+def images(*seeds: int) -> RegionBatch:
     found = []
-    for n in REGIONS:
+    for rng, n in ((rng, n) for rng in map(np.random.default_rng, seeds) for n in REGIONS):
         features = np.maximum(rng.standard_normal((n, 2048), dtype=np.float32), 0)
         height, width = rng.integers(200, 900, 2)
         top = rng.uniform(0, 0.5, n) * height
@@ -70,4 +69,4 @@ def queries(*seeds: int) -> TokenBatch:
 
 def batch() -> Batch:
     """The eight positive pairs and their negatives."""
-    return Batch(queries(21, 22), RegionBatch.concatenate([images(11), images(12)]))
+    return Batch(queries(21, 22), images(11, 12))

@@ -54,30 +54,6 @@ def test_a_batch_holds_image_after_image():
     assert made.boxes[:, 0].tolist() == [2, 2, 4]
 
 
-@pytest.mark.parametrize(
-    "images", [slice(0, 2), slice(1, 3), slice(2, None), slice(None), slice(3, 3), slice(-1, None)]
-)
-def test_a_slice_has_the_images_it_names(images):
-    whole = batch(*LENGTHS)
-    parts = torch.split(whole.features, list(LENGTHS))[images]
-    boxes = torch.split(whole.boxes, list(LENGTHS))[images]
-    found = whole[images]
-    assert found.lengths.tolist() == list(LENGTHS[images])
-    assert torch.equal(found.features, torch.cat(parts) if parts else whole.features[:0])
-    assert torch.equal(found.boxes, torch.cat(boxes) if boxes else whole.boxes[:0])
-
-
-def test_a_slice_is_a_view():
-    whole = batch(2, 3)
-    whole[1:].features[0, 0] = 9
-    assert whole.features[2, 0] == 9
-
-
-def test_slices_concatenated_are_the_whole():
-    whole = batch(*LENGTHS)
-    assert_same(RegionBatch.concatenate([whole[:1], whole[1:4], whole[4:]]), whole)
-
-
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_growing_array_is_a_plain_npy_file(tmp_path, dtype):
     rng = np.random.default_rng(0)
