@@ -335,6 +335,12 @@ class TokenBatch:
         """[B, T] bool on the device of ``ids``, true where there is a word."""
         return self.ids != 0
 
+    @property
+    def places(self) -> torch.Tensor:
+        """[N] where the words stand in ``ids.flatten()``; laid out on the CPU, so that no device is asked."""
+        real = torch.arange(self.ids.shape[1]) < self.lengths[:, None]
+        return real.flatten().nonzero()[:, 0].to(self.ids.device, non_blocking=True)
+
     def to(self, device: torch.device) -> "TokenBatch":
         """On ``device``; the copy does not block where the memory is pinned."""
         return TokenBatch(self.ids.to(device, non_blocking=True), self.lengths)

@@ -1,12 +1,48 @@
 """Layers over words that the stages share."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from kddcup.config import ModelConfig
 from kddcup.text import NORM_EPS, TokenBatch, WordVectors
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How B lists of at most T words lie in a ``PackedSequence``: step after step, the longest list first.
+
+    Laid out on the CPU from lengths that are there, so that no device is asked, which
+    ``pack_padded_sequence`` would do. ``places`` [N]: where in the padded B·T a packed word stands.
+    ``batch_sizes`` [T], in CPU memory: how many lists reach a step. ``order`` [B]: the lists by length.
+    ``inverse`` [B]: the place of each list in that order.
+    """
+
+    places: Tensor
+    batch_sizes: Tensor
+    order: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, width: int, device: torch.device) -> "Packing":
+        """Of lists of ``lengths`` [B], in CPU memory, padded to ``width``."""
+        order = lengths.argsort(descending=True, stable=True)
+        real = torch.arange(int(lengths.max()))[:, None] < lengths[order]  # [T, B]
+        step, rank = real.nonzero(as_tuple=True)
+        places = order[rank] * width + step
+        return cls(
+            places.to(device, non_blocking=True),
+            real.sum(1),
+            order.to(device, non_blocking=True),
+            order.argsort().to(device, non_blocking=True),
+        )
+
+    def pack(self, data: Tensor) -> PackedSequence:
+        """What a GRU takes; ``data`` [N, E] of the packed words."""
+        return PackedSequence(data, self.batch_sizes, self.order, self.inverse)
 
 
 class FrozenWords(nn.Module):
@@ -29,10 +65,14 @@ class FrozenWords(nn.Module):
         copy_frozen(self.norm.weight, words.norm_weight)
         copy_frozen(self.norm.bias, words.norm_bias)
 
-    def packed(self, tokens: TokenBatch) -> nn.utils.rnn.PackedSequence:
-        """The normalised word vectors of the real words, for a GRU."""
-        vectors = self.norm(self.embed(tokens.ids))  # [B, T, E]
-        return pack_padded_sequence(vectors, tokens.lengths, batch_first=True, enforce_sorted=False)
+    def vectors(self, ids: Tensor) -> Tensor:
+        """Normalised word vectors [.., E] of ids [..]."""
+        return self.norm(self.embed(ids))
+
+    def packed(self, tokens: TokenBatch) -> tuple[PackedSequence, Packing]:
+        """The normalised word vectors of the real words, for a GRU, and how they lie there."""
+        packing = Packing.of(tokens.lengths, tokens.ids.shape[1], tokens.ids.device)
+        return packing.pack(self.vectors(tokens.ids.flatten()[packing.places])), packing
 
 
 def copy_frozen(parameter: Tensor, values: np.ndarray) -> None:

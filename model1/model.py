@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from kddcup.config import ModelConfig
@@ -41,10 +40,11 @@ class TextEncoder(FrozenWords):
             hidden: [B, T, E/4].
             vectors: [B, T, E] the word vectors before their norm.
         """
-        output, _ = self.rnn(self.packed(queries))
-        padded, _ = pad_packed_sequence(output, batch_first=True, total_length=queries.ids.shape[1])
-        hidden = padded.view(*padded.shape[:2], 2, -1).mean(2)  # [B, T, E/4]
-        return hidden, self.embed(queries.ids)
+        packed, packing = self.packed(queries)
+        output, _ = self.rnn(packed)
+        words = output.data.unflatten(1, (2, -1)).mean(1)  # [N, E/4]
+        flat = words.new_zeros(queries.ids.numel(), words.shape[1]).index_copy(0, packing.places, words)
+        return flat.view(*queries.ids.shape, -1), self.embed(queries.ids)
 
 
 class ScoreModel(nn.Module):
@@ -89,19 +89,21 @@ class ScoreModel(nn.Module):
         score = (vectors @ heads[:, 1:].transpose(1, 2)).amax(2)  # [B, T]
         return (weight * score).sum(1)
 
-    def cross(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
+    def cross(self, hidden: Tensor, vectors: Tensor, places: Tensor, heads: Tensor) -> Tensor:
         """Score every query with every image.
 
         Args:
             hidden: [Q, T, E/4].
             vectors: [Q, T, E].
-            mask: [Q, T] true where there is a word.
+            places: [W] where in the Q·T the W words of all queries stand, ascending.
             heads: [I, 1+H, E].
 
         Returns:
             [Q, I].
         """
-        text, image = self._parts(hidden[mask], heads[:, 0])  # [W, 512] and [I, 512], W words in all
+        queries, longest, _ = hidden.shape
+        images = len(heads)
+        text, image = self._parts(hidden.flatten(0, 1)[places], heads[:, 0])  # [W, 512] and [I, 512]
         chunks = text.split(max(1, CROSS_ELEMENTS // image.numel()))
         if len(chunks) == 1:
             weight = self._cross_weight(text, image)  # [W, I]
@@ -109,14 +111,12 @@ class ScoreModel(nn.Module):
             # Made again in the backward pass instead of kept.
             parts = [checkpoint(self._cross_weight, part, image, use_reentrant=False) for part in chunks]
             weight = torch.cat(parts)
-        score = (
-            (vectors[mask] @ heads[:, 1:].flatten(0, 1).T).view(len(text), len(heads), -1).amax(2)
-        )  # [W, I]
-        padded = weight.new_full((*mask.shape, len(heads)), -torch.inf)
-        padded[mask] = weight
-        share = padded.softmax(1)[mask]  # [W, I]
-        query = mask.nonzero()[:, 0]
-        return score.new_zeros(len(mask), len(heads)).index_add(0, query, share * score)
+        products = vectors.flatten(0, 1)[places] @ heads[:, 1:].flatten(0, 1).T
+        score = products.view(len(places), images, -1).amax(2)  # [W, I]
+        padded = weight.new_full((queries * longest, images), -torch.inf).index_copy(0, places, weight)
+        share = padded.view(queries, longest, images).softmax(1).flatten(0, 1)[places]  # [W, I]
+        weighted = share * score
+        return weighted.new_zeros(queries, images).index_add(0, places // longest, weighted)
 
     def _cross_weight(self, text: Tensor, image: Tensor) -> Tensor:
         """[W, I] weights before their softmax.
@@ -155,7 +155,9 @@ class WordImageModel(nn.Module):
         pair = self.score(*query, heads[:count])
         negative_image = self.score(*query, heads[count:])
         negative_query = self.score(hidden[count:], vectors[count:], mask[count:], heads[:count])
-        per_query, per_image = contrastive_losses(self.score.cross(*query, heads[:count]))
+        places = TokenBatch(batch.queries.ids[:count], batch.queries.lengths[:count]).places
+        cross = self.score.cross(hidden[:count], vectors[:count], places, heads[:count])
+        per_query, per_image = contrastive_losses(cross)
         return {
             "negative_image": margin_loss(pair, negative_image),
             "negative_query": margin_loss(pair, negative_query),

@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from kddcup.config import ModelConfig
 from kddcup.encoder import ImageEncoder
 from kddcup.loader import Batch
 from kddcup.regions import RegionBatch
 from kddcup.text import TokenBatch, WordVectors
-from kddcup.words import copy_frozen
+from kddcup.words import Packing, copy_frozen
 
 NEGATIVES = 1000
 """Words, of those that are not in the query, whose logits count in the tagging loss."""
@@ -46,32 +45,37 @@ class MultiLabelClassifier(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of B queries, without unknown words, with an image each."""
         heads = self.item(batch.images)
+        labels = heads[:, 1:].flatten(0, 1)  # [B·H, E]
+        spoken, words = self._spoken(heads[:, 0], batch.queries)
+        # One pass over the vocabulary for tags and captions.
+        products = torch.cat([labels, spoken]) @ self.embed.weight.T
+        of_labels, of_captions = products.split([len(labels), len(spoken)])
+        logits = of_labels.view(len(heads), -1, products.shape[1]).max(1).values  # [B, V]
         return {
-            "tagging": tagging_loss(self.label_logits(heads), batch.queries.ids),
-            "captioning": self.captioning_loss(heads[:, 0], batch.queries),
+            "tagging": tagging_loss(logits, batch.queries.ids),
+            "captioning": F.cross_entropy(of_captions, words, reduction="sum") / len(batch.queries),
         }
 
     def label_logits(self, heads: Tensor) -> Tensor:
         """[B, V]: for each word the best product of a label head with its vector."""
-        return (heads[:, 1:] @ self.embed.weight.T).amax(1)
+        products = heads[:, 1:].flatten(0, 1) @ self.embed.weight.T  # [B·H, V]
+        return products.view(len(heads), -1, products.shape[1]).max(1).values
 
-    def captioning_loss(self, caption_head: Tensor, queries: TokenBatch) -> Tensor:
-        """Cross-entropy of the words and the end, summed over them, mean over the batch.
+    def _spoken(self, caption_head: Tensor, queries: TokenBatch) -> tuple[Tensor, Tensor]:
+        """What the captioner says at each of N steps, [N, E], and the word that it should say, [N].
 
         Args:
             caption_head: [B, E] initial states.
-            queries: B captions of at least one word, without start and end.
+            queries: B captions of at least one word; each is read as start, words, end. Pads take no part.
         """
         ids, lengths = queries.ids, queries.lengths + 1
         inputs = F.pad(ids, (1, 0), value=self.start)  # [B, T+1]
-        place = torch.arange(inputs.shape[1])
-        last = (place == queries.lengths[:, None]).to(ids.device, non_blocking=True)
+        last = (torch.arange(inputs.shape[1]) == queries.lengths[:, None]).to(ids.device, non_blocking=True)
         targets = F.pad(ids, (0, 1)).masked_fill(last, self.end)
-        pack = {"lengths": lengths, "batch_first": True, "enforce_sorted": False}
-        words = pack_padded_sequence(targets, **pack).data  # [N]
-        hidden, _ = self.rnn(pack_padded_sequence(self.embed(inputs), **pack), caption_head[None])
-        logits = self.caption(hidden.data) @ self.embed.weight.T  # [N, V]
-        return F.cross_entropy(logits, words, reduction="sum") / len(queries)
+        packing = Packing.of(lengths, inputs.shape[1], ids.device)
+        words = self.embed(inputs.flatten()[packing.places])
+        hidden, _ = self.rnn(packing.pack(words), caption_head[None].contiguous())
+        return self.caption(hidden.data), targets.flatten()[packing.places]
 
     def encode_images(self, images: RegionBatch) -> Tensor:
         """[B, 1+H, E]."""
@@ -135,5 +139,7 @@ def tagging_loss(logits: Tensor, ids: Tensor) -> Tensor:
     positive[:, 0] = False
     others = logits.masked_fill(positive, -torch.inf)[:, 1:]
     hardest = others.topk(min(NEGATIVES, others.shape[1]), sorted=False).values
+    repeated = (ids[:, :, None] == ids[:, None]).tril(-1).any(2)  # [B, T]
+    found = F.softplus(-logits.gather(1, ids)).masked_fill(repeated | (ids == 0), 0)
     # softplus(−∞) is 0: where a query leaves fewer than 1,000 other words, only those count.
-    return (F.softplus(-logits[positive]).sum() + F.softplus(hardest).sum()) / len(logits)
+    return (found.sum() + F.softplus(hardest).sum()) / len(logits)

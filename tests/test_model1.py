@@ -36,7 +36,7 @@ def test_cross_holds_every_query_with_every_image_in_one_chunk_or_many(model, mo
     monkeypatch.setattr(model1.model, "CROSS_ELEMENTS", elements)
     lists = [[4], [5, 6, 7], [8, 9]]
     queries, heads = small.queries(*lists), model.encode_images(small.images(1, 4, 2, 6))
-    found = model.score.cross(*model.query(queries), queries.mask, heads)
+    found = model.score.cross(*model.query(queries), queries.places, heads)
     expected = torch.stack(
         [torch.stack([by_definition(model, words, one) for one in heads]) for words in lists]
     )

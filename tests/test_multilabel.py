@@ -70,11 +70,12 @@ def caption_log_probability(model, head, words: list[int]) -> float:
 
 def test_the_captioning_loss_reads_start_words_end(model):
     lists = [[4], [5, 6, 7]]
-    heads = model.encode_images(small.images(2, 3))[:, 0]
+    images, queries = small.images(2, 3), small.queries(*lists)
+    heads = model.encode_images(images)[:, 0]
     expected = (
         -sum(caption_log_probability(model, one, words) for one, words in zip(heads, lists, strict=True)) / 2
     )
-    assert model.captioning_loss(heads, small.queries(*lists)).item() == pytest.approx(expected, rel=1e-5)
+    assert model(Batch(queries, images))["captioning"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(model):

@@ -37,7 +37,7 @@ def test_model1_scores_and_losses_are_those_of_the_published_code(word_model):
         "score_positive": word_model.score_candidates(positive, own, heads[:8]),
         "score_negative_image": word_model.score_candidates(positive, own, heads[8:]),
         "score_negative_query": word_model.score_candidates(negative, own, heads[:8]),
-        "cross_score": word_model.score.cross(*word_model.query(positive), positive.mask, heads[:8]),
+        "cross_score": word_model.score.cross(*word_model.query(positive), positive.places, heads[:8]),
     }
     losses = word_model(batch)
     found["loss_margin_ranking"] = losses["negative_image"] + losses["negative_query"]

@@ -1,0 +1,1 @@
+"""What this project costs, beside a straightforward reference and the machine's own limit: ``make bench``."""
