@@ -226,12 +226,10 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarr
 
 
 def preprocess(path: Path, folder: Path) -> None:
-    """``FOLDER/PRODUCT.npz`` of each product, from its first row."""
+    """``FOLDER/PRODUCT.npz`` of each row's product; later rows of a product say the same again."""
     folder.mkdir(parents=True, exist_ok=True)
     for row, features, boxes in read_rows(path):
-        file = folder / f"{row['product_id']}.npz"
-        if not file.exists():
-            np.savez(file, features=features, boxes=boxes)
+        np.savez(folder / f"{row['product_id']}.npz", features=features, boxes=boxes)
 
 
 def read_images(folder: Path, products: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -152,7 +152,8 @@ class Ingest:
         if self._workers == 1:
             yield from (read_chunk(self._table, self._dtype, *one) for one in ranges)
             return
-        with ProcessPoolExecutor(self._workers) as pool:
+        # One thread each: a forked process that starts PyTorch's threads anew would wait for them forever.
+        with ProcessPoolExecutor(self._workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             pending: deque[Future[Chunk]] = deque()
             for one in ranges:
                 pending.append(pool.submit(read_chunk, self._table, self._dtype, *one))
