@@ -64,7 +64,8 @@ def batch(config: ModelConfig, rows: int, negatives: bool, seed: int = 0) -> Bat
     """What a training step takes."""
     rng = np.random.default_rng(seed)
     count = 2 * rows if negatives else rows
-    return Batch(queries(rng, count, config.vocabulary), images(rng, count, config.region_dim))
+    words, pictures = queries(rng, count, config.vocabulary), images(rng, count, config.region_dim)
+    return Batch(words, pictures, np.arange(count))
 
 
 def write_table(path: Path, rows: int, dim: int, candidates: int = 30, seed: int = 0) -> None:

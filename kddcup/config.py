@@ -115,6 +115,7 @@ class TrainSettings:
         seed: of weights, order, negatives and dropout.
         dropout: probability, in all modules.
         workers: processes per rank that read batches; 0 reads in a thread of the training process.
+        precision: of the layers in training; bf16 is by autocast, losses and parameters stay float32.
     """
 
     epochs: PositiveInt
@@ -131,6 +132,7 @@ class TrainSettings:
     seed: NonNegativeInt = 2020
     dropout: ClosedUnitInterval = 0.1
     workers: NonNegativeInt = 0
+    precision: Literal["float32", "bf16"] = "float32"
 
     def rate_factor(self, epoch: int) -> float:
         """γ^max(0, e−1) for epoch e from 0."""
@@ -143,9 +145,12 @@ class PretrainSettings(TrainSettings):
 
     Args:
         size: of the model and its recipe; by default the one that stage 1 was told.
+        accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
+            update is that of the whole batch.
     """
 
     size: Literal["full", "small"] | None = None
+    accumulate: PositiveInt = 1
 
 
 @dataclass
@@ -159,6 +164,18 @@ class MatcherSettings(TrainSettings):
 
     encoder_rate: PositiveFloat = 5e-6
     encoder: str = "../user_data/image_encoder_large.pth"
+
+
+@dataclass
+class PointwiseSettings(MatcherSettings):
+    """Settings of training in stage 4.
+
+    Args:
+        accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
+            update is that of the whole batch.
+    """
+
+    accumulate: PositiveInt = 1
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -65,7 +65,8 @@ class ImageEncoder(nn.Module):
         ).to(context.device, non_blocking=True)
         weight = _softmax_per_image(self.dense_summary(context), image, len(images))  # [R, 1]
         hidden = self.dense[1](self.dense[0](context))  # [R, (1+H)·E]
-        summed = hidden.new_zeros(len(images), hidden.shape[1]).index_add(0, image, weight * hidden)
+        weighted = weight * hidden
+        summed = weighted.new_zeros(len(images), hidden.shape[1]).index_add(0, image, weighted)
         last, rows = self.dense[2], None if heads is None else heads * self.width
         flat = F.linear(summed, last.weight[:rows], last.bias[:rows])
         return flat.view(len(images), -1, self.width)  # [B, 1+H, E]
@@ -105,8 +106,8 @@ class ImageEncoder(nn.Module):
 
 
 def _softmax_per_image(scores: Tensor, image: Tensor, images: int) -> Tensor:
-    """Softmax of [R, 1] scores over the regions of each image."""
-    index = image[:, None]
+    """Softmax of [R, 1] scores over the regions of each image, in float32."""
+    scores, index = scores.float(), image[:, None]
     with torch.no_grad():
         highest = scores.new_full((images, 1), -torch.inf).scatter_reduce(0, index, scores, "amax")
     exponentials = (scores - highest[image]).exp()

@@ -21,18 +21,22 @@ PREFETCHED = 2
 
 @dataclass
 class Batch:
-    """B queries with their images; with negatives 2B of both, the rows' own, then the negatives."""
+    """B queries with their images; with negatives 2B of both, the rows' own, then the negatives.
+
+    ``products`` [B] or [2B] are the images' product ids, in CPU memory.
+    """
 
     queries: TokenBatch
     images: RegionBatch
+    products: np.ndarray
 
     def to(self, device: torch.device) -> "Batch":
         """On ``device``."""
-        return Batch(self.queries.to(device), self.images.to(device))
+        return Batch(self.queries.to(device), self.images.to(device), self.products)
 
     def pin_memory(self) -> "Batch":
         """In page-locked memory, for copies to a GPU."""
-        return Batch(self.queries.pin_memory(), self.images.pin_memory())
+        return Batch(self.queries.pin_memory(), self.images.pin_memory(), self.products)
 
 
 class TrainLoader:
@@ -50,6 +54,7 @@ class TrainLoader:
         ranks: how many processes there are.
         sampler: draws negatives, if the stage wants them; a query then occurs once in a batch (later rows
             of it are dropped).
+        accumulate: micro-batches that a batch is read in.
 
     Raises:
         UserError: the rows do not fill one global batch, or a product has no regions.
@@ -64,7 +69,9 @@ class TrainLoader:
         rank: int,
         ranks: int,
         sampler: NegativeSampler | None = None,
+        accumulate: int = 1,
     ) -> None:
+        self._accumulate = accumulate
         self._corpus, self._store, self._tokens, self._sampler = corpus, store, tokens, sampler
         self._settings, self._rank, self._ranks = settings, rank, ranks
         self._rows = np.flatnonzero(tokens.lengths[corpus.row_query])
@@ -85,8 +92,8 @@ class TrainLoader:
         shape = (len(self), self._ranks, self._settings.batch_size)
         return order[: np.prod(shape)].reshape(shape)[:, self._rank]
 
-    def epoch(self, epoch: int, device: torch.device) -> Iterator[Batch]:
-        """This rank's batches of an epoch, on ``device``."""
+    def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Batch]]:
+        """This rank's batches of an epoch, each as its micro-batches, on ``device``."""
         workers = self._settings.workers
         batches = DataLoader(
             _Epoch(self, epoch),
@@ -97,20 +104,25 @@ class TrainLoader:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
         )
-        for batch in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
-            yield batch.to(device)
+        for parts in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
+            yield [part.to(device) for part in parts]
 
-    def batch(self, rows: np.ndarray, epoch: int) -> Batch:
-        """The batch of these rows of the table, on the CPU."""
-        corpus = self._corpus
+    def batch(self, rows: np.ndarray, epoch: int) -> list[Batch]:
+        """The batch of these rows of the table as micro-batches of about equally many rows, on the CPU."""
         if self._sampler:
-            rows = rows[np.sort(np.unique(corpus.row_query[rows], return_index=True)[1])]
-        queries, images = corpus.row_query[rows], self._row_image[rows]
+            rows = rows[np.sort(np.unique(self._corpus.row_query[rows], return_index=True)[1])]
+        parts = np.array_split(rows, min(self._accumulate, len(rows)))
+        return [self._micro_batch(part, epoch) for part in parts]
+
+    def _micro_batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        queries, products = self._corpus.row_query[rows], self._corpus.row_product[rows]
+        images = self._row_image[rows]
         if self._sampler:
             negative_queries, negative_products = self._sampler.draw(rows, epoch)
             queries = np.concatenate([queries, negative_queries])
+            products = np.concatenate([products, negative_products])
             images = np.concatenate([images, self._store.positions(negative_products)])
-        return Batch(TokenBatch.from_ragged(self._tokens, queries), self._store.gather(images))
+        return Batch(TokenBatch.from_ragged(self._tokens, queries), self._store.gather(images), products)
 
 
 class _Epoch(Dataset):
@@ -123,7 +135,7 @@ class _Epoch(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, i: int) -> Batch:
+    def __getitem__(self, i: int) -> list[Batch]:
         if i >= len(self):
             raise IndexError(i)
         return self._loader.batch(self._rows[i], self._epoch)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from kddcup.checkpoint import RunConfig, find_checkpoint, load_encoder, load_strictly
-from kddcup.config import MatcherSettings, ModelConfig, Stage, ValidationSettings, parse_settings
+from kddcup.config import MatcherSettings, ModelConfig, Settings, Stage, ValidationSettings, parse_settings
 from kddcup.encoder import ImageEncoder
 from kddcup.errors import UserError
 from kddcup.loader import TrainLoader
@@ -19,11 +19,11 @@ from kddcup.scoring import Scorer, Split, score_table
 from kddcup.training import Process, TrainingData, pick_device
 
 
-def matcher_settings(stage: Stage, description: str | None) -> MatcherSettings:
+def matcher_settings(
+    stage: Stage, description: str | None, kind: type[Settings] = MatcherSettings
+) -> Settings:
     """Settings of training a matcher; the size is that of the encoder."""
-    return parse_settings(
-        MatcherSettings, description, stage, lambda settings: load_encoder(settings.encoder)[1].size
-    )
+    return parse_settings(kind, description, stage, lambda settings: load_encoder(settings.encoder)[1].size)
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class MatcherData:
         """Load the exported encoder, strictly."""
         load_strictly(item, self.encoder, self.settings.encoder)
 
-    def loader(self, toss: Toss) -> TrainLoader:
-        """Batches of rows with negatives."""
+    def loader(self, toss: Toss, accumulate: int = 1) -> TrainLoader:
+        """Batches of rows with negatives, each of so many micro-batches."""
         corpus = self.data.info.corpus
         sampler = NegativeSampler(corpus, toss, self.settings.seed)
         return TrainLoader(
@@ -78,6 +78,7 @@ class MatcherData:
             self.process.rank,
             self.process.ranks,
             sampler,
+            accumulate,
         )
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:

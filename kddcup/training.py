@@ -18,6 +18,8 @@ from kddcup.checkpoint import Checkpoint, RunConfig, checkpoint_epochs, checkpoi
 from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.corpus import Info, open_info
 from kddcup.errors import UserError
+from kddcup.guard import FinitenessGuard
+from kddcup.loader import Batch
 from kddcup.predictions import check_answered, read_answers
 from kddcup.regions import RegionStore
 from kddcup.scoring import Scorer, Split, check_dimension, score_table
@@ -161,7 +163,9 @@ class Trainer:
         self._process, self._settings, self._parts = process, settings, parts
         self._config = config
         self.module = module.to(process.device)
-        self.optimizer = torch.optim.Adam(groups)
+        self.optimizer = torch.optim.Adam(groups, fused=True)
+        self._trained = [one for group in self.optimizer.param_groups for one in group["params"]]
+        self._guard = FinitenessGuard(process.rank, process.ranks, process.device)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         # From here on, each rank has dropout of its own.
         torch.manual_seed(settings.seed + process.rank)
@@ -213,20 +217,49 @@ class Trainer:
         self._wrapped.train()
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._settings.rate_factor(epoch)
-        self._sums, self._count, self._started = {}, count, time.monotonic()
+        self._sums, self._count, self._started, self._waited = {}, count, time.monotonic(), 0.0
         hidden = None if self._process.is_main else True
-        for batch in tqdm(batches, desc=f"epoch {epoch}", total=count, disable=hidden):
-            losses = self.step(batch)
-            for name, loss in losses.items():
-                self._sums[name] = self._sums.get(name, 0) + loss
+        with tqdm(desc=f"epoch {epoch}", total=count, disable=hidden) as bar:
+            asked = time.monotonic()
+            for number, batch in enumerate(batches):
+                self._waited += time.monotonic() - asked
+                for name, loss in self.step(batch, f"epoch {epoch}, step {number}").items():
+                    self._sums[name] = self._sums.get(name, 0) + loss
+                bar.update()
+                asked = time.monotonic()
+        self._guard.check()
 
-    def step(self, batch: object) -> dict[str, Tensor]:
-        """One step; gives the detached losses by name."""
-        losses = self._wrapped(batch)
+    def step(self, batch: list[Batch], name: str = "step") -> dict[str, Tensor]:
+        """One step; gives the detached losses by name.
+
+        Args:
+            batch: its micro-batches, whose gradients add up to those of the whole.
+            name: of the step, for messages.
+
+        Raises:
+            UserError: the step before had a number that is not finite.
+        """
         self.optimizer.zero_grad()
-        sum(losses.values()).backward()
+        total = sum(len(part.queries) for part in batch)
+        summed: dict[str, Tensor] = {}
+        for part in batch:
+            alone = part is not batch[-1] and self._process.ranks > 1
+            with self._wrapped.no_sync() if alone else contextlib.nullcontext():
+                with torch.autocast(
+                    self._process.device.type, torch.bfloat16, self._settings.precision == "bf16"
+                ):
+                    losses = self._wrapped(part)
+                share = len(part.queries) / total
+                losses = {key: share * loss for key, loss in losses.items()}
+                sum(losses.values()).backward()
+            for key, loss in losses.items():
+                summed[key] = summed.get(key, 0) + loss.detach()
+        gradients = [one.grad for one in self._trained if one.grad is not None]
+        products = np.concatenate([part.products for part in batch])
+        # Where it is above 0, Adam leaves parameters, moments and step count as they are, on the device.
+        self.optimizer.found_inf = self._guard.flag(name, summed.values(), gradients, products)
         self.optimizer.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return summed
 
     def finish(self, epoch: int, score: Callable[[], float]) -> None:
         """Write the epoch's checkpoint, score valid, log; ranks leave together.
@@ -252,7 +285,10 @@ class Trainer:
             losses = "  ".join(
                 f"{name} {value:.4f}" for name, value in zip(self._sums, means.tolist(), strict=True)
             )
-            self._process.say(f"epoch {epoch}: {losses}  valid NDCG@5 {reached:.4f}  {trained:.0f} s  {path}")
+            self._process.say(
+                f"epoch {epoch}: {losses}  valid NDCG@5 {reached:.4f}  {trained:.0f} s, "
+                f"{self._waited / trained:.1%} waiting for data  {path}"
+            )
         if self._process.ranks > 1:
             distributed.barrier()
 

@@ -85,7 +85,7 @@ class ScoreModel(nn.Module):
         """
         text, image = self._parts(hidden, heads[:, 0])
         weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
-        weight = weight.masked_fill(~mask, -torch.inf).softmax(1)
+        weight = weight.float().masked_fill(~mask, -torch.inf).softmax(1)
         score = (vectors @ heads[:, 1:].transpose(1, 2)).amax(2)  # [B, T]
         return (weight * score).sum(1)
 
@@ -111,6 +111,7 @@ class ScoreModel(nn.Module):
             # Made again in the backward pass instead of kept.
             parts = [checkpoint(self._cross_weight, part, image, use_reentrant=False) for part in chunks]
             weight = torch.cat(parts)
+        weight = weight.float()
         products = vectors.flatten(0, 1)[places] @ heads[:, 1:].flatten(0, 1).T
         score = products.view(len(places), images, -1).amax(2)  # [W, I]
         padded = weight.new_full((queries * longest, images), -torch.inf).index_copy(0, places, weight)

@@ -1,7 +1,8 @@
 """Stage 3: train model1, which matches each word of the query with the image.
 
 Reads DATA/features, DATA/info and the encoder of stage 2; writes a checkpoint and scores valid after every
-epoch. Examples, in this folder:
+epoch. The hardest negatives are mined within a batch, so that micro-batches would make another loss: there is
+no --accumulate here as in stages 2 and 4. Examples, in this folder:
 
     python train.py
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1

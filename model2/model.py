@@ -116,8 +116,8 @@ class SentenceImageModel(nn.Module):
         query = torch.cat([rows, rows + count, rows])
         image = torch.cat([rows, rows, rows + count])
         logits = self.score(_select(batch.queries, query), captions[image.to(captions.device)])
-        labels = (torch.arange(3 * count, device=logits.device) < count).to(logits.dtype)
-        return {"matching": F.binary_cross_entropy_with_logits(logits, labels)}
+        labels = (torch.arange(3 * count, device=logits.device) < count).float()
+        return {"matching": F.binary_cross_entropy_with_logits(logits.float(), labels)}
 
     def encode_images(self, images: RegionBatch) -> Tensor:
         """[B, 1, E], the caption heads."""

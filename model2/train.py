@@ -7,6 +7,7 @@ epoch. Examples, in this folder:
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1
 """
 
+from kddcup.config import PointwiseSettings
 from kddcup.errors import run_script
 from kddcup.matching import MatcherData, matcher_settings
 from kddcup.sampling import Toss
@@ -18,13 +19,13 @@ TOSS = Toss(once=False, cluster_from_all=0.5)
 
 def main() -> None:
     """Train."""
-    settings = matcher_settings("model2", __doc__)
+    settings = matcher_settings("model2", __doc__, PointwiseSettings)
     with launch(settings) as process:
         made = MatcherData.open(settings, process)
         model = SentenceImageModel(made.config.model)
         model.score.set_words(made.data.info.words)
         made.load_encoder(model.item)
-        loader = made.loader(TOSS)
+        loader = made.loader(TOSS, settings.accumulate)
         parts = dict(model.named_children())
         trainer = Trainer(process, model, made.parameter_groups(model), parts, settings, made.config)
         for epoch in trainer.epochs():

@@ -52,8 +52,8 @@ class MultiLabelClassifier(nn.Module):
         of_labels, of_captions = products.split([len(labels), len(spoken)])
         logits = of_labels.view(len(heads), -1, products.shape[1]).max(1).values  # [B, V]
         return {
-            "tagging": tagging_loss(logits, batch.queries.ids),
-            "captioning": F.cross_entropy(of_captions, words, reduction="sum") / len(batch.queries),
+            "tagging": tagging_loss(logits.float(), batch.queries.ids),
+            "captioning": F.cross_entropy(of_captions.float(), words, reduction="sum") / len(batch.queries),
         }
 
     def label_logits(self, heads: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ def main() -> None:
         model = MultiLabelClassifier(config.model, vocabulary.start, vocabulary.end)
         model.set_words(data.info.words)
         tokens = corpus.tokens.without(vocabulary.unknown)
-        loader = TrainLoader(corpus, data.store, tokens, settings, process.rank, process.ranks)
+        loader = TrainLoader(
+            corpus, data.store, tokens, settings, process.rank, process.ranks, accumulate=settings.accumulate
+        )
         trainer = Trainer(
             process, model, parameter_groups(model, settings), {"model": model}, settings, config
         )

@@ -25,4 +25,4 @@ def queries(*lists: list[int]) -> TokenBatch:
 def batch() -> Batch:
     """Three rows with their negatives."""
     words = queries([4, 5], [6], [7, 8, 9], [10], [11, 4, 12], [5, 6])
-    return Batch(words, images(1, 4, 2, 3, 1, 5))
+    return Batch(words, images(1, 4, 2, 3, 1, 5), np.arange(6))

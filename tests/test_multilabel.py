@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -75,7 +76,9 @@ def test_the_captioning_loss_reads_start_words_end(model):
     expected = (
         -sum(caption_log_probability(model, one, words) for one, words in zip(heads, lists, strict=True)) / 2
     )
-    assert model(Batch(queries, images))["captioning"].item() == pytest.approx(expected, rel=1e-5)
+    assert model(Batch(queries, images, np.arange(2)))["captioning"].item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(model):
@@ -92,7 +95,7 @@ def test_beam_search_finds_the_caption_that_was_learned(model):
     optimizer = torch.optim.Adam((one for one in model.parameters() if one.requires_grad), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
-        sum(model(Batch(words, images)).values()).backward()
+        sum(model(Batch(words, images, np.arange(2))).values()).backward()
         optimizer.step()
     model.eval()
     heads = model.encode_images(images)
@@ -103,6 +106,6 @@ def test_beam_search_finds_the_caption_that_was_learned(model):
 
 
 def test_all_but_the_word_vectors_moves(model):
-    sum(model(Batch(small.queries([4, 5], [6]), small.images(2, 3))).values()).backward()
+    sum(model(Batch(small.queries([4, 5], [6]), small.images(2, 3), np.arange(2))).values()).backward()
     still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert still == {"embed.weight"}

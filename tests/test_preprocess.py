@@ -297,3 +297,15 @@ def test_finished_work_that_lost_a_file_is_done_again(tmp_path):
     (tmp_path / "features" / "boxes.npy").unlink()
     assert run_script(".", *told).returncode == 0
     assert (tmp_path / "features" / "boxes.npy").is_file()
+
+
+def test_converting_processes_start_after_pytorch_has_worked(sample_dir, tmp_path):
+    # A forked process that starts PyTorch's threads anew waits forever.
+    program = (
+        "import sys, torch; from pathlib import Path;"
+        "from kddcup.ingest import Ingest; from kddcup.tsv import Table;"
+        "torch.rand(1 << 22).half();"
+        "Ingest(Table(sys.argv[1]), Path(sys.argv[2]), 'float16', 2).run()"
+    )
+    done = run_script(".", "-c", program, sample_dir / "train" / "train.tsv", tmp_path / "features")
+    assert done.returncode == 0, done.stderr

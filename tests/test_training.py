@@ -11,7 +11,7 @@ from kddcup.checkpoint import RunConfig
 from kddcup.config import MatcherSettings, PretrainSettings, parse_settings
 from kddcup.corpus import open_info
 from kddcup.errors import UserError
-from kddcup.loader import TrainLoader
+from kddcup.loader import Batch, TrainLoader
 from kddcup.matching import MatcherData
 from kddcup.regions import RegionStore
 from kddcup.sampling import NegativeSampler, Toss
@@ -79,9 +79,9 @@ def test_a_query_occurs_once_in_a_batch_with_negatives_and_as_often_as_drawn_wit
     rows = np.flatnonzero(corpus.row_query == busiest)
     assert len(rows) > 1
     other = np.flatnonzero(corpus.row_query != busiest)[:1]
-    batch = loader(trained).batch(np.concatenate([rows, other]), 0)
+    batch = loader(trained).batch(np.concatenate([rows, other]), 0)[0]
     assert len(batch.queries) == len(batch.images) == 4
-    tagging = loader(trained, negatives=False).batch(np.concatenate([rows, other]), 0)
+    tagging = loader(trained, negatives=False).batch(np.concatenate([rows, other]), 0)[0]
     assert len(tagging.queries) == len(rows) + 1
 
 
@@ -101,8 +101,8 @@ def test_rows_without_words_are_left_out(trained):
 def test_batches_are_prefetched_in_order_by_a_thread_or_by_workers(trained, workers):
     told = loader(trained, "--workers", workers)
     rows = told.rows(3)
-    for batch, expected in zip(told.epoch(3, CPU), rows[:3], strict=False):
-        alone = told.batch(expected, 3)
+    for (batch,), expected in zip(told.epoch(3, CPU), rows[:3], strict=False):
+        (alone,) = told.batch(expected, 3)
         assert torch.equal(batch.queries.ids, alone.queries.ids)
         assert torch.equal(batch.images.features, alone.images.features)
 
@@ -120,7 +120,7 @@ def matcher(trained, build, *flags: str) -> tuple[MatcherData, Trainer]:
     return made, Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
 
 
-def rates(trainer: Trainer, batch: object) -> list[list[float]]:
+def rates(trainer: Trainer, batch: list[Batch]) -> list[list[float]]:
     """Of each group, in epochs 0, 1 and 2."""
     found = []
     for epoch in range(3):
@@ -129,7 +129,7 @@ def rates(trainer: Trainer, batch: object) -> list[list[float]]:
     return found
 
 
-def moved(trainer: Trainer, batch: object) -> set[str]:
+def moved(trainer: Trainer, batch: list[Batch]) -> set[str]:
     """The modules whose parameters a step changes, by the first two parts of their names."""
     before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
     trainer.step(batch)
@@ -164,6 +164,39 @@ def test_a_step_of_a_matcher_moves_what_is_trained_and_nothing_else(trained, bui
     made, trainer = matcher(trained, build)
     batch = made.loader(TOSS).batch(np.arange(8), 0)
     assert moved(trainer, batch) == parts | {"item.dense", "item.dense_summary"}
+
+
+@pytest.mark.parametrize("stage", ["multilabel", "model2"])
+def test_micro_batches_make_the_update_of_the_whole_batch(trained, stage):
+    updates = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        told = settings(trained, "--dropout", "0")
+        made = MatcherData.open(told, Process(0, 1, CPU))
+        if stage == "model2":
+            model, batches = SentenceImageModel(made.config.model), made.loader(TOSS, accumulate)
+            made.load_encoder(model.item)
+        else:
+            model = MultiLabelClassifier(made.config.model, 2, 3)
+            model.set_words(made.data.info.words)
+            corpus, store = made.data.info.corpus, made.data.store
+            batches = TrainLoader(corpus, store, corpus.tokens, told, 0, 1, accumulate=accumulate)
+        trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
+        batch = batches.batch(np.arange(20), 0)
+        assert len(batch) == accumulate
+        losses = trainer.step(batch)
+        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        updates.append((losses, gradients, np.sort(np.concatenate([part.products for part in batch]))))
+    torch.testing.assert_close(updates[0][0], updates[1][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(updates[0][1], updates[1][1], atol=1e-5, rtol=1e-4)
+    np.testing.assert_array_equal(updates[0][2], updates[1][2])
+
+
+def test_a_step_in_bf16_changes_float32_parameters(trained):
+    made, trainer = matcher(trained, WordImageModel, "--precision", "bf16")
+    batch = made.loader(TOSS).batch(np.arange(8), 0)
+    assert "item.dense" in moved(trainer, batch)
+    assert {one.dtype for one in trainer.module.parameters()} == {torch.float32}
 
 
 def test_stage_2_trains_all_but_the_word_vectors_at_one_rate(trained):

@@ -1,0 +1,99 @@
+"""The guard of a run: a step whose numbers are not finite changes nothing, and ends the run."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+from torch.nn.utils import get_total_norm
+
+from kddcup.errors import UserError
+
+SHOWN = 10
+
+
+@dataclass
+class _Pending:
+    """A step whose flags are on their way."""
+
+    name: str
+    products: np.ndarray
+    flags: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class FinitenessGuard:
+    """Sees whether losses and gradients are finite without holding up the step.
+
+    The flags are made and reduced on the device, mask the update there, and travel to the CPU while the next
+    step runs; that step's end reads them.
+
+    Args:
+        rank: of this process.
+        ranks: how many processes there are.
+        device: where the losses are.
+    """
+
+    def __init__(self, rank: int, ranks: int, device: torch.device) -> None:
+        self._rank, self._ranks, self._device = rank, ranks, device
+        self._pending: _Pending | None = None
+
+    def flag(
+        self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray
+    ) -> Tensor:
+        """Take up a step.
+
+        Args:
+            name: of the step, for the message.
+            losses: of this rank.
+            gradients: as the optimizer will use them.
+            products: ids of this rank's products in the step.
+
+        Returns:
+            a scalar on the device, above 0 if a number is not finite on any rank: Adam's ``found_inf``.
+
+        Raises:
+            UserError: the step before was not finite.
+        """
+        sound = torch.stack([loss.detach().float() for loss in losses]).isfinite().all()
+        flags = torch.zeros(self._ranks + 1, device=self._device)  # of each rank's losses, and of gradients
+        flags[self._rank] = (~sound).float()
+        flags[-1] = (~get_total_norm(gradients).isfinite()).float()
+        if self._ranks > 1:
+            distributed.all_reduce(flags)
+        found = flags.amax()
+        self.check()
+        arrived = None
+        if self._device.type == "cuda":
+            flags = torch.empty(flags.shape, pin_memory=True).copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._pending = _Pending(name, products, flags, arrived)
+        return found
+
+    def check(self) -> None:
+        """Read the flags of the last step taken up.
+
+        Raises:
+            UserError: it was not finite.
+        """
+        step, self._pending = self._pending, None
+        if step is None:
+            return
+        if step.arrived is not None:
+            step.arrived.synchronize()
+        *losses, gradients = step.flags.tolist()
+        bad = [rank for rank, flag in enumerate(losses) if flag]
+        if bad or gradients:
+            what = (
+                f"a loss is not finite on rank {', '.join(map(str, bad))}"
+                if bad
+                else "a gradient is not finite"
+            )
+            ids = np.unique(step.products).tolist()
+            shown = ", ".join(map(str, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
+            raise UserError(
+                f"{step.name}: {what}; rank {self._rank} had products {shown}; the step changed nothing: "
+                "go on from the last checkpoint with '--resume' and a lower --rate, or '--precision float32'"
+            )
