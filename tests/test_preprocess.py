@@ -299,13 +299,15 @@ def test_finished_work_that_lost_a_file_is_done_again(tmp_path):
     assert (tmp_path / "features" / "boxes.npy").is_file()
 
 
-def test_converting_processes_start_after_pytorch_has_worked(sample_dir, tmp_path):
-    # A forked process that starts PyTorch's threads anew waits forever.
+def test_converting_processes_start_after_pytorch_has_worked(tmp_path):
+    # A forked process that starts PyTorch's threads anew, as large arrays make it, waits forever.
+    large = np.ones((20, 4096), np.float32)
+    table = write_table(tmp_path / "train.tsv", [table_row(1, 1, "red dress", 20, features=large)])
     program = (
         "import sys, torch; from pathlib import Path;"
         "from kddcup.ingest import Ingest; from kddcup.tsv import Table;"
         "torch.rand(1 << 22).half();"
         "Ingest(Table(sys.argv[1]), Path(sys.argv[2]), 'float16', 2).run()"
     )
-    done = run_script(".", "-c", program, sample_dir / "train" / "train.tsv", tmp_path / "features")
+    done = run_script(".", "-c", program, table, tmp_path / "features")
     assert done.returncode == 0, done.stderr
