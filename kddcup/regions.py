@@ -87,8 +87,9 @@ class RegionStore:
     def __init__(self, folder: str | os.PathLike) -> None:
         folder = Path(folder)
         try:
-            self.features = np.load(folder / "features.npy", mmap_mode="r")
-            self.boxes = np.load(folder / "boxes.npy", mmap_mode="r")
+            # Copy on write, which nobody does: PyTorch takes arrays that could be written.
+            self.features = np.load(folder / "features.npy", mmap_mode="c")
+            self.boxes = np.load(folder / "boxes.npy", mmap_mode="c")
             self.offsets = np.load(folder / "offsets.npy", mmap_mode="r")
             self.product_ids = np.load(folder / "product_ids.npy", mmap_mode="r")
         except FileNotFoundError as error:
@@ -135,14 +136,13 @@ class RegionStore:
         """The regions of the products at ``positions`` [B], in that order."""
         rows, lengths = flat_rows(self.offsets, positions)
         # In ascending order the disk reads forward.
-        order = np.argsort(rows)
-        features = np.empty((len(rows), self.dim), self.features.dtype)
-        boxes = np.empty((len(rows), BOX_COLUMNS), np.float32)
-        features[order] = self.features[rows[order]]
-        boxes[order] = self.boxes[rows[order]]
-        return RegionBatch(
-            torch.from_numpy(features).float(), torch.from_numpy(boxes), torch.from_numpy(lengths)
+        order = torch.from_numpy(np.argsort(rows))
+        place, ascending = order.argsort(), torch.from_numpy(rows)[order]
+        features, boxes = (
+            torch.from_numpy(array).index_select(0, ascending).index_select(0, place)
+            for array in (self.features, self.boxes)
         )
+        return RegionBatch(features.float(), boxes, torch.from_numpy(lengths))
 
 
 class GrowingArray:
