@@ -16,7 +16,7 @@ from kddcup.ragged import flat_rows
 from kddcup.regions import BOX_COLUMNS, GrowingArray, scale_boxes, write_array
 from kddcup.tsv import BadRowError, Row, Table
 
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 23
 COLUMNS = ("product_id", "image_h", "image_w", "query_id")
 FLOAT16_OVERFLOW = 65520
 """The least number that rounds to infinity."""
@@ -28,16 +28,16 @@ class Chunk:
     """The rows of a byte range, converted.
 
     ``columns`` are the :data:`COLUMNS`, [n] int64 each; ``checksums`` n numbers; ``lengths`` [n] int64
-    regions per row; over the regions, ``boxes`` [R, 5] float32, ``features`` [R, D] of the store's type and
-    ``class_labels`` [R] int64; ``queries`` n texts; ``size`` in bytes; ``bad``, if any, says what is wrong
-    with the row after these.
+    regions per row; ``features`` n arrays [·, D] of the store's type, apart since they are large; over the
+    regions, ``boxes`` [R, 5] float32 and ``class_labels`` [R] int64; ``queries`` n texts; ``size`` in bytes;
+    ``bad``, if any, says what is wrong with the row after these.
     """
 
     columns: dict[str, np.ndarray]
     checksums: list[int]
     lengths: np.ndarray
     boxes: np.ndarray
-    features: np.ndarray
+    features: list[np.ndarray]
     class_labels: np.ndarray
     queries: list[str]
     size: int
@@ -65,7 +65,7 @@ def read_chunk(table: Table, dtype: str, start: int, stop: int) -> Chunk:
         scale_boxes(
             np.concatenate([row.boxes for row in rows] or [np.empty((0, 4), np.float32)]), height, width
         ),
-        np.concatenate(stored or [np.empty((0, 0), dtype)]),
+        stored,
         np.concatenate([row.class_labels for row in rows] or [np.empty(0, np.int64)]),
         [row.query for row in rows],
         sum(row.size for row in rows),
@@ -131,13 +131,12 @@ class Ingest:
             features = None
             advance = stack.enter_context(self._table.progress("preprocess"))
             for chunk in self._chunks():
-                kept = self._admit(chunk)
-                if len(kept):
+                new, kept = self._admit(chunk)
+                if new:
                     features = features or GrowingArray(features_file, self._dim, self._dtype)
-                    features.append(
-                        chunk.features if len(kept) == len(chunk.features) else chunk.features[kept]
-                    )
                     boxes.append(chunk.boxes[kept])
+                for row in new:
+                    features.append(chunk.features[row])
                 advance(chunk.size, len(chunk.lengths))
             if features is None:
                 raise self._table.rowless()
@@ -162,12 +161,12 @@ class Ingest:
             while pending:
                 yield pending.popleft().result()
 
-    def _admit(self, chunk: Chunk) -> np.ndarray:
-        """Take up a chunk's rows; gives the regions of products that were not known yet."""
-        if len(chunk.lengths):
-            self._dim = self._dim or chunk.features.shape[1]
-            if chunk.features.shape[1] != self._dim:
-                found = chunk.features.shape[1]
+    def _admit(self, chunk: Chunk) -> tuple[list[int], np.ndarray]:
+        """Take up a chunk's rows; gives those of products that were not known yet, and their regions."""
+        if chunk.features:
+            found = chunk.features[0].shape[1]
+            self._dim = self._dim or found
+            if found != self._dim:
                 raise self._table.refusal(
                     self.rows, f"features are of {found} dimensions, expected {self._dim}"
                 )
@@ -191,7 +190,7 @@ class Ingest:
         offsets = np.concatenate([[0], np.cumsum(chunk.lengths)])
         kept, _ = flat_rows(offsets, np.array(new, np.int64))
         self.outside += int(((chunk.boxes[kept, :4] < 0) | (chunk.boxes[kept, :4] > 1)).any(axis=1).sum())
-        return kept
+        return new, kept
 
     def columns(self) -> dict[str, np.ndarray]:
         """The table without its base64 columns: a column per name, class labels with their offsets."""
