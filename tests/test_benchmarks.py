@@ -1,13 +1,18 @@
 """The reference that the benchmarks compare with gives what the project gives."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import model1.model
 import model2.model
 import multilabel.model
-from benchmarks import inputs, reference
+from benchmarks import arithmetic, inputs, reference, works
+from benchmarks.__main__ import compare
+from benchmarks.measure import Job
 from kddcup.blending import best_weight
 from kddcup.config import ModelConfig
 from kddcup.ingest import Ingest
@@ -85,3 +90,31 @@ def test_the_blend():
     found = best_weight(model1_scores, model2_scores, answers)
     assert found == pytest.approx(reference.best_weight(model1_scores, model2_scores, answers))
     assert 0 < found[0] < 1
+
+
+@pytest.mark.parametrize("stage", list(works.MODELS))
+def test_a_step_does_little_more_than_the_least_arithmetic(stage):
+    config = ModelConfig(region_dim=256, width=128, vocabulary=3000, ff=512, dropout=0.0)
+    build, _, args = works.MODELS[stage]
+    batch = inputs.batch(config, 24, negatives=stage != "multilabel")
+    with FlopCounterMode(display=False) as counter:
+        sum(build(config, *args)(batch).values()).backward()
+    least = getattr(arithmetic, f"{stage}_step")(config, batch)
+    assert least < counter.get_total_flops() < 1.15 * least
+
+
+def test_a_row_has_both_sides_and_their_ratio():
+    row = compare("blend", 50, partial(works.blend, False), partial(works.blend, True), 1, lambda: 1e-3)
+    assert row.ratio == row.reference_seconds / row.seconds
+    assert row.limit_share == 1e-3 / row.seconds
+    assert min(row.peak_mb, row.reference_peak_mb) > 10
+
+
+def test_sides_that_differ_are_refused():
+    with pytest.raises(AssertionError, match="mismatched"):
+        compare("mismatched", None, partial(works.blend, False), other_result, 1)
+
+
+def other_result() -> Job:
+    """A job that comes to something else than any blend."""
+    return Job(lambda: None, lambda: [2.0, 2.0])
