@@ -51,7 +51,8 @@ class FinitenessGuard:
             products: ids of this rank's products in the step.
 
         Returns:
-            a scalar on the device, above 0 if a number is not finite on any rank: Adam's ``found_inf``.
+            a float32 scalar on the device, 1 if a number is not finite on any rank, else 0: Adam's
+            ``found_inf``.
 
         Raises:
             UserError: the step before was not finite.
@@ -62,7 +63,7 @@ class FinitenessGuard:
         flags[-1] = (~get_total_norm(gradients).isfinite()).float()
         if self._ranks > 1:
             distributed.all_reduce(flags)
-        found = flags.amax()
+        found = (flags.amax() > 0).float()
         self.check()
         arrived = None
         if self._device.type == "cuda":

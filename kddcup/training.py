@@ -256,7 +256,7 @@ class Trainer:
                 summed[key] = summed.get(key, 0) + loss.detach()
         gradients = [one.grad for one in self._trained if one.grad is not None]
         products = np.concatenate([part.products for part in batch])
-        # Where it is above 0, Adam leaves parameters, moments and step count as they are, on the device.
+        # Where it is 1, Adam leaves parameters, moments and step count as they are, on the device.
         self.optimizer.found_inf = self._guard.flag(name, summed.values(), gradients, products)
         self.optimizer.step()
         return summed

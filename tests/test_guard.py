@@ -3,46 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from kddcup.checkpoint import RunConfig
-from kddcup.config import PretrainSettings, parse_settings
 from kddcup.errors import UserError
 from kddcup.guard import FinitenessGuard
-from kddcup.loader import Batch
-from kddcup.training import Process, Trainer
-from tests import small
+from kddcup.training import Process
+from tests.conftest import run_script
+from tests.poisoned import Poisoned, batch, trainer
 
 CPU = torch.device("cpu")
-
-
-class Poisoned(nn.Module):
-    """Its loss is its weight times what it is told; infinite numbers give infinite gradients."""
-
-    def __init__(self, factors: list[float]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.factors = iter(factors)
-
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"loss": (self.weight * next(self.factors)).sum()}
-
-
-def trainer(module: nn.Module, *flags: str) -> Trainer:
-    settings = parse_settings(PretrainSettings, None, "multilabel", lambda _: "small", list(flags))
-    groups = [{"params": module.parameters(), "lr": 0.1}]
-    return Trainer(Process(0, 1, CPU), module, groups, {}, settings, RunConfig())
-
-
-def batch(*products: int) -> list[Batch]:
-    one = small.batch()
-    one.products = np.array(products)
-    return [one]
+ALONE = Process(0, 1, CPU)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_the_step_after_names_a_step_that_was_not_finite_and_nothing_has_changed(wrong):
-    run = trainer(Poisoned([1.0, wrong, 1.0]))
+    run = trainer(Poisoned([1.0, wrong, 1.0]), ALONE)
     run.step(batch(1), "epoch 0, step 0")
     before = run.module.weight.clone()
     state = {key: value.clone() for key, value in run.optimizer.state[run.module.weight].items()}
@@ -57,7 +31,7 @@ def test_the_step_after_names_a_step_that_was_not_finite_and_nothing_has_changed
 
 
 def test_the_last_step_of_an_epoch_is_looked_at_too():
-    run = trainer(Poisoned([1.0, float("nan")]))
+    run = trainer(Poisoned([1.0, float("nan")]), ALONE)
     with pytest.raises(UserError, match="epoch 3, step 1: a loss is not finite"):
         run.steps(3, [batch(1), batch(2)], 2)
 
@@ -69,6 +43,15 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss():
     with pytest.raises(UserError, match="step 4: a gradient is not finite; rank 0 had products 0, 1, .*, …"):
         guard.check()
     guard.check()
+
+
+def test_all_ranks_end_at_the_same_step_and_say_which_rank_it_was():
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = run_script(".", *launcher, "-m", "tests.poisoned")
+    assert done.returncode != 0
+    for rank, products in ((0, "0, 1"), (1, "10, 11")):
+        assert f"step 1: a loss is not finite on rank 1; rank {rank} had products {products};" in done.stderr
+        assert f"rank {rank} is as it was: True" in done.stdout
 
 
 def test_finite_steps_pass():
