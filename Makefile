@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: sample test test-all lint bench
+.PHONY: sample test test-slow test-all lint bench
 
 # Makes the embedded sample and runs the five stages on it.
 sample: $(INSTALLED)
@@ -15,9 +15,11 @@ sample: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# The slow tests too.
-test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -m ''
+# Those that take long: kills at many places, whole runs, two hosts.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 # What the project costs, beside a plain reference and the machine's limit: seven minutes on 2 cores.
 bench: $(INSTALLED)

@@ -6,7 +6,7 @@ DATA/info (queries, products, classes, clusters, vocabulary). Example:
     python preprocess.py --data_dir data/sample --size small --tokenizer lexicon
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,19 +14,16 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.config import SIZES, parse_settings
-from kddcup.corpus import MARKER, write_info
+from kddcup.corpus import INFO_FILES, write_info
 from kddcup.errors import UserError, run_script
-from kddcup.files import read_json, write_json
 from kddcup.ingest import Ingest
+from kddcup.locks import locked
+from kddcup.markers import MARKER, check_sums, read_marker, write_marker
 from kddcup.text import LEXICON, build_lexicon, read_bert, save_vocabulary
 from kddcup.tsv import Table
 
-OUTPUTS = (
-    *(f"features/{name}.npy" for name in ("features", "boxes", "offsets", "product_ids")),
-    *(f"info/{name}.pkl" for name in ("data", "query2product2", "data_info2")),
-    *(f"info/vocabulary/{name}" for name in ("vocab.txt", "vocabulary.json", "vectors.npz")),
-    f"info/{MARKER}",
-)
+BAD_ROWS = "bad_rows.tsv"
+MADE_BY = "python preprocess.py"
 
 
 @dataclass
@@ -38,9 +35,14 @@ class PreprocessSettings:
         size: of the models to come; gives the width of a lexicon's word vectors.
         tokenizer: a BERT name or folder, or 'lexicon', which needs no network.
         feature_dtype: of the regions on disk.
-        workers: processes that convert the table.
+        workers: processes that convert the table; a compressed one is converted by one process.
+        bad_rows: stop at the first row that is not as it should be, or skip such rows and list them in
+            info/bad_rows.tsv.
+        max_bad_rows: with --bad_rows skip, how many may be skipped; the default is one in 3,000 of the
+            competition's rows.
         seed: of the lexicon's vectors and the clusters.
-        force: redo finished work.
+        force: redo finished work, and start unfinished work over.
+        verify: read through what is finished, compare checksums, and make nothing.
     """
 
     data_dir: str = "data"
@@ -48,59 +50,84 @@ class PreprocessSettings:
     tokenizer: str = "bert-large-uncased"
     feature_dtype: Literal["float16", "float32"] = "float16"
     workers: PositiveInt = 1
+    bad_rows: Literal["stop", "skip"] = "stop"
+    max_bad_rows: NonNegativeInt = 1000
     seed: NonNegativeInt = 2020
     force: bool = False
+    verify: bool = False
 
 
-def finished(settings: PreprocessSettings, source: dict[str, object]) -> bool:
+def finished(settings: PreprocessSettings, told: dict[str, object], table: Table) -> bool:
     """Whether this very work has been done.
 
     Raises:
         UserError: other work has, and would be overwritten.
     """
     data = Path(settings.data_dir)
-    if settings.force or not all((data / output).is_file() for output in OUTPUTS):
+    try:
+        store, info = (read_marker(data / folder, MADE_BY) for folder in ("features", "info"))
+        stamp, digest = store["table_stamp"], store["table_digest"]
+        done = {key: info[key] for key in told}
+        of_one_run = info["table_digest"] == digest
+    except (UserError, KeyError):
+        return False
+    if not of_one_run:
         return False
     marker = data / "info" / MARKER
-    done = read_json(marker, "run 'python preprocess.py --force'")
-    if not isinstance(done, dict):
-        raise UserError(f"{marker} is not what stage 1 writes: run 'python preprocess.py --force'")
-    if done != source:
-        other = ", ".join(f"{key} {done.get(key)}" for key in source if done.get(key) != source[key])
-        flags = f"--data_dir {data} --size {settings.size} --tokenizer {settings.tokenizer}"
+    flags = f"--data_dir {data} --size {settings.size} --tokenizer {settings.tokenizer}"
+    redo = f"redo it with '{MADE_BY} {flags} --force'"
+    if done != told:
+        other = ", ".join(f"{key} {done[key]}" for key in told if done[key] != told[key])
+        raise UserError(f"{marker}: finished before with {other}; {redo}")
+    if not table.matches(stamp, digest):
         raise UserError(
-            f"{marker}: finished before with {other}; redo it with 'python preprocess.py {flags} --force'"
+            f"{marker}: {table.path} has changed since ({stamp[0]:,} bytes then, {table.stamp[0]:,} now); "
+            f"{redo}"
         )
     return True
 
 
-def main() -> None:
-    """Run stage 1."""
-    settings = parse_settings(PreprocessSettings, __doc__)
+def make(settings: PreprocessSettings, table: Table) -> None:
+    """Make what is not finished.
+
+    Raises:
+        UserError: other work has been finished there; the table or the tokenizer is not as it should be; the
+            disk is full.
+    """
     data = Path(settings.data_dir)
-    table = Table(data / "train" / "train.tsv")
-    marker = data / "info" / MARKER
-    source = {
-        key: value for key, value in asdict(settings).items() if key not in ("data_dir", "workers", "force")
-    }
-    source["table_bytes"] = table.path.stat().st_size
-    if finished(settings, source):
-        print(f"{data / 'features'} and {data / 'info'} are finished; '--force' redoes them")
+    features, info = data / "features", data / "info"
+    told = {key: getattr(settings, key) for key in ("size", "tokenizer", "feature_dtype", "bad_rows", "seed")}
+    skip = settings.bad_rows == "skip"
+    report = info / BAD_ROWS
+    ingest = Ingest(
+        table,
+        features,
+        settings.feature_dtype,
+        settings.workers,
+        report if skip else None,
+        settings.max_bad_rows,
+    )
+    if not settings.force and finished(settings, told, table):
+        ingest.forget()
+        print(f"{features} and {info} are finished; '--force' redoes them")
         return
     bert = None if settings.tokenizer == LEXICON else read_bert(settings.tokenizer)
-    marker.unlink(missing_ok=True)
+    for stale in (info / MARKER, report):
+        stale.unlink(missing_ok=True)
+    if settings.force:
+        ingest.forget()
 
-    ingest = Ingest(table, data / "features", settings.feature_dtype, settings.workers)
     ingest.run()
     texts = list(ingest.texts.values())
     try:
         vocabulary, words = bert or build_lexicon(texts, SIZES[settings.size].lexicon_width, settings.seed)
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from None
-    save_vocabulary(data / "info" / "vocabulary", vocabulary, words)
+    save_vocabulary(info / "vocabulary", vocabulary, words)
     query_ids = np.fromiter(ingest.texts, np.int64)
-    write_info(data / "info", ingest.columns(), query_ids, texts, vocabulary, words, settings.seed)
-    write_json(marker, source)
+    write_info(info, ingest.columns(), query_ids, texts, vocabulary, words, settings.seed)
+    write_marker(info, (*INFO_FILES, *([BAD_ROWS] if skip else ())), {**told, **ingest.source})
+    ingest.forget()
 
     print(
         f"{ingest.rows:,} rows, {ingest.products:,} products, {ingest.regions:,} regions, "
@@ -111,7 +138,24 @@ def main() -> None:
         f"{ingest.differing:,} later rows of a product that differ from its first, "
         f"{ingest.renamed:,} rows whose query text differs from the first of their query id"
     )
-    print(f"{data / 'features'} and {data / 'info'} are finished")
+    if ingest.bad_rows:
+        print(f"skipped {len(ingest.bad_rows):,} bad rows, listed in {report}: {ingest.bad_rows.totals()}")
+    print(f"{features} and {info} are finished")
+
+
+def main() -> None:
+    """Run stage 1."""
+    settings = parse_settings(PreprocessSettings, __doc__)
+    data = Path(settings.data_dir)
+    if settings.verify:
+        folders = data / "features", data / "info"
+        for folder in folders:
+            check_sums(folder, f"{MADE_BY} --data_dir {data}")
+        print(f"{folders[0]} and {folders[1]} are as they were written")
+        return
+    table = Table(data / "train" / "train.tsv")
+    with locked(data):
+        make(settings, table)
 
 
 if __name__ == "__main__":

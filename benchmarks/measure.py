@@ -67,6 +67,8 @@ class Side:
 
 
 def _serve(pipe: Connection, build: Callable[..., Job], args: tuple) -> None:
+    # A spawned process would spawn its own workers too, which a user's process does not.
+    multiprocessing.set_start_method(None, force=True)
     job = build(*args)
     while True:
         try:

@@ -1,14 +1,16 @@
 """Samples per second of model1 at full size: ``torchrun --nproc_per_node=N -m benchmarks.throughput``."""
 
 import json
+import tempfile
 import time
+from dataclasses import replace
 
 import torch
 
 from benchmarks import inputs
 from benchmarks.works import make_model, make_trainer
 from kddcup.config import MatcherSettings, ModelConfig, parse_settings
-from kddcup.training import launch
+from kddcup.processes import launch
 
 ROWS = 32
 STEPS = 5
@@ -16,7 +18,11 @@ STEPS = 5
 
 def main() -> None:
     """Print seconds per step and the rows of a step, over all processes."""
-    with launch(parse_settings(MatcherSettings, None, "model1", lambda _: "full", [])) as process:
+    settings = parse_settings(MatcherSettings, None, "model1", lambda _: "full", [])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        launch(replace(settings, checkpoints_dir=folder)) as process,
+    ):
         trainer = make_trainer(process, make_model("model1", plain=False))
         batch = inputs.batch(ModelConfig(), ROWS, negatives=True, seed=process.rank)
         trainer.step([batch])

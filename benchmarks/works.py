@@ -17,9 +17,10 @@ from kddcup.checkpoint import RunConfig
 from kddcup.config import MatcherSettings, ModelConfig, parse_settings
 from kddcup.ingest import Ingest
 from kddcup.predictions import Predictions
+from kddcup.processes import Process
 from kddcup.regions import RegionStore
 from kddcup.scoring import score_table
-from kddcup.training import Process, Trainer
+from kddcup.training import Trainer
 from kddcup.tsv import Table
 
 CPU = torch.device("cpu")

@@ -3,20 +3,24 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from kddcup.config import ModelConfig
+from kddcup.config import SIZES, ModelConfig
 from kddcup.errors import UserError
-from kddcup.files import read_tensors, write_tensors
+from kddcup.files import read_json, read_tensors, reason, write_json, write_tensors
 from kddcup.text import Vocabulary
 
 PUBLISHED_EPOCHS = {"multilabel": 6, "model1": 5, "model2": 2}
 """The epoch used, where a checkpoint names none."""
 _NAME = re.compile(r"model-epoch(\d+)\.pth")
+STEP = "last-step.pth"
+"""The checkpoint within an epoch; the epoch's own takes its place."""
+POINTER = "resume.json"
+"""Names the checkpoint to go on from. The epochs of an earlier run may lie in the folder of a newer one."""
 
 
 @dataclass
@@ -28,17 +32,32 @@ class RunConfig:
         model: the widths.
         vocabulary: of :meth:`kddcup.text.Vocabulary.to_dict`; None in published checkpoints.
         training: the settings that were in force.
+        data: digest of the training data.
     """
 
     size: str = "full"
     model: ModelConfig = field(default_factory=ModelConfig)
     vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """The inverse of ``dataclasses.asdict``."""
-        return cls(**{**values, "model": ModelConfig(**values["model"])})
+        """The inverse of ``dataclasses.asdict``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, left over, or of another type.
+        """
+        config = cls(**{**values, "model": ModelConfig(**values["model"])})
+        if config.size not in SIZES:
+            raise ValueError(f"size {config.size!r}")
+        for one in fields(ModelConfig):
+            value = getattr(config.model, one.name)
+            if type(value) is not one.type or value < 0:
+                raise ValueError(f"{one.name} {value!r}")
+        if not isinstance(config.training, dict) or not isinstance(config.vocabulary, dict | None):
+            raise TypeError("no settings by name")
+        return config
 
 
 @dataclass
@@ -57,11 +76,11 @@ class Checkpoint:
             UserError: it is absent, torn, unsafe, or not a checkpoint; ``made_by`` is the command named.
         """
         parts = read_tensors(path, f"make it with '{made_by}'")
-        if not isinstance(parts, dict):
+        if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
             raise UserError(f"{path} is no checkpoint: make it with '{made_by}'")
         try:
             config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise UserError(
                 f"{path} has a config that does not fit ({error}): make it with '{made_by}'"
             ) from None
@@ -119,7 +138,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     ]
     if misfits:
         raise UserError(f"{source} does not fit the model: {'; '.join(misfits)}")
-    module.load_state_dict(state)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # of what only looks like a tensor of that shape
+        raise UserError(f"{source} does not fit the model: {reason(error)}") from None
 
 
 def load_encoder(path: str | os.PathLike) -> tuple[Mapping[str, Tensor], RunConfig]:
@@ -151,6 +173,37 @@ def checkpoint_epochs(folder: str | os.PathLike) -> list[int]:
     return [int(name[1]) for name in names if name]
 
 
+def point_to(folder: str | os.PathLike, name: str | None) -> None:
+    """Say which checkpoint of the folder ``--resume`` goes on from; None for the start of a run."""
+    write_json(Path(folder) / POINTER, {"checkpoint": name, "run": os.environ.get("TORCHELASTIC_RUN_ID")})
+
+
+def newest_checkpoint(folder: str | os.PathLike, restarted: bool = False) -> Path | None:
+    """The checkpoint to go on from; without :data:`POINTER` that of the last epoch; None for the start.
+
+    Args:
+        folder: of the checkpoints.
+        restarted: by torchrun, nobody having asked to resume: an earlier run's is not gone on from.
+
+    Raises:
+        UserError: the pointer is torn, or names no checkpoint of the folder.
+    """
+    pointer = Path(folder) / POINTER
+    if not pointer.is_file():
+        epochs = checkpoint_epochs(folder)
+        return checkpoint_path(folder, max(epochs)) if epochs and not restarted else None
+    advice = "remove it to go on from the last epoch"
+    content = read_json(pointer, advice)
+    name = content.get("checkpoint") if isinstance(content, dict) else ""
+    if name is None or (restarted and content.get("run") != os.environ.get("TORCHELASTIC_RUN_ID")):
+        return None
+    if not isinstance(name, str) or not (name == STEP or _NAME.fullmatch(name)):
+        raise UserError(f"{pointer} names no checkpoint: {advice}")
+    if not (Path(folder) / name).is_file():
+        raise UserError(f"{pointer} names {name}, which is not there: {advice}")
+    return Path(folder) / name
+
+
 def find_checkpoint(stage: str, folder: str | None, epoch: int | None) -> Checkpoint:
     """The checkpoint that validation and export take; says which it took.
 
@@ -169,6 +222,11 @@ def find_checkpoint(stage: str, folder: str | None, epoch: int | None) -> Checkp
     for place in folders:
         present = sorted(checkpoint_epochs(place))
         wanted = _use_epoch(stage, Path(place), made_by) if epoch is None else epoch
+        if epoch is None and wanted in present and _is_of_earlier_run(Path(place), wanted, made_by):
+            raise UserError(
+                f"{checkpoint_path(place, wanted)} is of an earlier run, and that in {place} is not so far: "
+                f"go on with '{made_by} --resume', or name an epoch with --epoch"
+            )
         if wanted in present:
             print(f"{stage}: epoch {wanted} of {place}")
             return Checkpoint.read(checkpoint_path(place, wanted), made_by)
@@ -184,3 +242,16 @@ def _use_epoch(stage: str, folder: Path, made_by: str) -> int | None:
         return None
     newest = Checkpoint.read(max(paths, key=lambda path: path.stat().st_mtime), made_by)
     return newest.config.training.get("use_epoch", PUBLISHED_EPOCHS[stage])
+
+
+def _is_of_earlier_run(folder: Path, epoch: int, made_by: str) -> bool:
+    """Whether the run that :data:`POINTER` is of has not finished an epoch of which there is a file."""
+    if not (folder / POINTER).is_file():
+        return False
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return True
+    if newest.name == STEP:
+        state = Checkpoint.read(newest, made_by).parts.get("state")
+        return isinstance(state, dict) and state.get("epoch", 0) <= epoch
+    return int(_NAME.fullmatch(newest.name)[1]) < epoch

@@ -2,9 +2,9 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -18,6 +18,21 @@ from jsonargparse.typing import (
 
 Settings = TypeVar("Settings")
 Stage = Literal["multilabel", "model1", "model2"]
+
+GROUPS = {
+    "Data": (
+        *("data_dir", "resources_dir", "split", "models", "test_models", "feature_dtype", "bad_rows"),
+        *("max_bad_rows", "images", "show", "language", "train_queries", "eval_queries", "dim"),
+    ),
+    "Model": ("size", "tokenizer", "encoder", "dropout", "epoch"),
+    "Optimisation": (
+        *("epochs", "use_epoch", "stop_at_use_epoch", "batch_size", "accumulate", "rate", "encoder_rate"),
+        *("weight_decay", "gamma", "search", "normalize"),
+    ),
+    "Hardware": ("devices", "workers", "precision", "timeout"),
+    "Run": (),
+}
+"""The settings of each group in ``--help`` and in a run's log; one that none names is of the run."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +124,15 @@ class TrainSettings:
         gamma: decay of the rate per epoch.
         data_dir: folder of the tables and of what stage 1 wrote.
         checkpoints_dir: where model-epochN.pth go.
-        resume: go on after the newest checkpoint in checkpoints_dir, if there is one.
+        resume: go on from where the run in checkpoints_dir was last saved; torchrun's restarts do so unasked.
+        save_every: steps between saves within an epoch; 0 saves at its end alone.
         stop_at_use_epoch: end after use_epoch instead of after the last epoch.
         devices: GPUs, by number, one for each process; without a GPU it has no effect.
         seed: of weights, order, negatives and dropout.
         dropout: probability, in all modules.
         workers: processes per rank that read batches; 0 reads in a thread of the training process.
         precision: of the layers in training; bf16 is by autocast, losses and parameters stay float32.
+        timeout: seconds that processes wait for one another; rank 0 scores the valid table meanwhile.
     """
 
     epochs: PositiveInt
@@ -127,12 +144,14 @@ class TrainSettings:
     data_dir: str = "../data"
     checkpoints_dir: str = "./checkpoints"
     resume: bool = False
+    save_every: NonNegativeInt = 0
     stop_at_use_epoch: bool = False
     devices: list[int] = dataclasses.field(default_factory=list)
     seed: NonNegativeInt = 2020
     dropout: ClosedUnitInterval = 0.1
     workers: NonNegativeInt = 0
     precision: Literal["float32", "bf16"] = "float32"
+    timeout: PositiveInt = 1800
 
     def rate_factor(self, epoch: int) -> float:
         """γ^max(0, e−1) for epoch e from 0."""
@@ -189,7 +208,7 @@ def parse_settings(
     size: Callable[[Namespace], str] | None = None,
     args: list[str] | None = None,
 ) -> Settings:
-    """Settings from flags, ``--config FILE.yaml`` and the dataclass' defaults, in this order of precedence.
+    """Settings from flags and ``--config FILE.yaml``, of which the later wins, over the dataclass' defaults.
 
     Args:
         kind: a dataclass whose docstring describes each field.
@@ -203,28 +222,52 @@ def parse_settings(
     parser.add_argument("--config", action="config", help="a YAML file of any of these settings")
     docs = [parse_docstring(parent.__doc__ or "") for parent in kind.__mro__]
     helps = {param.arg_name: param.description for doc in docs for param in doc.params}
-    fields = dataclasses.fields(kind)
-    for field in fields:
-        options: dict[str, Any] = {"help": helps[field.name]}
-        if field.default is not dataclasses.MISSING:
-            options["default"] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            options["default"] = field.default_factory()
-        if field.type is bool:
-            options["action"] = "store_true"
-        elif field.type == list[int]:
-            options |= {"type": int, "nargs": "+"}
-        else:
-            options["type"] = field.type
-        parser.add_argument(f"--{field.name}", **options)
-    if issubclass(kind, TrainSettings):
-        # Of PyTorch 2's and PyTorch 1's launcher; the environment says the same, and torchrun only there.
-        parser.add_argument("--local-rank", "--local_rank", type=int, help="set by torch.distributed.launch")
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    for title, names in grouped(types).items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            group.add_argument(f"--{name}", help=helps[name], **_options(types[name]))
+        if title == "Hardware" and issubclass(kind, TrainSettings):
+            # Of PyTorch 2's and PyTorch 1's launcher; the environment says the same, and torchrun only there.
+            group.add_argument(
+                "--local-rank", "--local_rank", type=int, help="set by torch.distributed.launch"
+            )
+    parser.set_defaults(defaults(kind, stage, "full"))
     if stage:
-        parser.set_defaults(_shared("full", stage, kind))
-        parser.set_defaults(_shared(size(parser.parse_args(args)), stage, kind))
+        parser.set_defaults(defaults(kind, stage, size(parser.parse_args(args))))
     values = parser.parse_args(args)
-    return kind(**{field.name: _plain(getattr(values, field.name)) for field in fields})
+    return kind(**{name: _plain(getattr(values, name)) for name in types})
+
+
+def grouped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of settings by the title of their group, groups in the order of :data:`GROUPS`."""
+    group_of = {name: title for title, members in GROUPS.items() for name in members}
+    found: dict[str, list[str]] = {title: [] for title in GROUPS}
+    for name in names:
+        found[group_of.get(name, "Run")].append(name)
+    return {title: members for title, members in found.items() if members}
+
+
+def defaults(kind: type, stage: Stage | None, size: str) -> dict[str, Any]:
+    """The defaults of the dataclass ``kind``: its own, over which goes the stage's recipe at a size."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+    recipe = dataclasses.asdict(getattr(SIZES[size], stage)) if stage else {}
+    names = {field.name for field in dataclasses.fields(kind)}
+    return found | {name: value for name, value in recipe.items() if name in names}
+
+
+def _options(kind: Any) -> dict[str, Any]:
+    """How a flag of a type is parsed."""
+    if kind is bool:
+        return {"action": "store_true"}
+    if kind in (list[int], list[str]):
+        return {"type": get_args(kind)[0], "nargs": "+"}
+    return {"type": kind}
 
 
 def _plain(value: Any) -> Any:
@@ -233,12 +276,6 @@ def _plain(value: Any) -> Any:
         if isinstance(value, number) and not isinstance(value, bool):
             return number(value)
     return value
-
-
-def _shared(size: str, stage: Stage, kind: type) -> dict[str, Any]:
-    recipe = getattr(SIZES[size], stage)
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in dataclasses.asdict(recipe).items() if name in names}
 
 
 @dataclass

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from kddcup.config import SIZES
 from kddcup.errors import UserError
-from kddcup.files import read_json, read_pickle, write_pickle
+from kddcup.files import read_pickle, write_pickle
+from kddcup.markers import MARKER, read_marker
 from kddcup.ragged import IdIndex, Ragged
 from kddcup.text import Vocabulary, WordVectors, content_words, load_word_vectors
 
@@ -22,8 +23,15 @@ CLUSTER_CHUNK = 20_000
 """Queries per step of k-means; at least as many as there may be clusters."""
 QUERIES_PER_CLUSTER = 10
 MADE_BY = "python preprocess.py"
-MARKER = "complete.json"
-"""Written last, into ``DATA/info``: what stage 1 was told and the size of the table that it read."""
+INFO_FILES = (
+    "data.pkl",
+    "query2product2.pkl",
+    "data_info2.pkl",
+    "vocabulary/vocab.txt",
+    "vocabulary/vocabulary.json",
+    "vocabulary/vectors.npz",
+)
+"""Of ``DATA/info``; its marker also says what stage 1 was told."""
 
 
 @dataclass
@@ -93,11 +101,11 @@ def told_size(data_dir: str | os.PathLike) -> str:
     Raises:
         UserError: stage 1 has not finished.
     """
-    advice = f"run '{MADE_BY} --data_dir DATA'"
-    marker = read_json(Path(data_dir) / "info" / MARKER, advice)
-    if not isinstance(marker, dict) or marker.get("size") not in SIZES:
-        raise UserError(f"{Path(data_dir) / 'info' / MARKER} names no size: {advice} --force")
-    return marker["size"]
+    info = Path(data_dir) / "info"
+    size = read_marker(info, f"{MADE_BY} --data_dir DATA").get("size")
+    if size not in SIZES:
+        raise UserError(f"{info / MARKER} names no size: run '{MADE_BY} --data_dir DATA --force'")
+    return size
 
 
 def open_info(data_dir: str | os.PathLike) -> Info:
@@ -107,8 +115,7 @@ def open_info(data_dir: str | os.PathLike) -> Info:
         UserError: stage 1 has not been run, or its files do not fit together.
     """
     folder = Path(data_dir) / "info"
-    if not (folder / MARKER).is_file():
-        raise UserError(f"{folder} does not hold what stage 1 writes: run '{MADE_BY} --data_dir DATA'")
+    read_marker(folder, f"{MADE_BY} --data_dir DATA")
     words_folder = folder / "vocabulary"
     info = Info(Corpus.open(folder), Vocabulary.read(words_folder), load_word_vectors(words_folder))
     if info.corpus.tokens.values.max(initial=0) >= len(info.words.vectors):
@@ -202,7 +209,7 @@ def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarra
     # Of equal sizes, so that no chunk is smaller than the number of clusters.
     for chunk in _with_progress(np.array_split(order, -(-len(order) // CLUSTER_CHUNK)), "clusters"):
         kmeans.partial_fit(means(np.sort(chunk)))
-    for chunk in np.array_split(worded, -(-len(worded) // CLUSTER_CHUNK)):
+    for chunk in _with_progress(np.array_split(worded, -(-len(worded) // CLUSTER_CHUNK)), "members"):
         clusters[chunk] = kmeans.predict(means(chunk))
     return clusters
 

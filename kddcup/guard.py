@@ -38,9 +38,11 @@ class FinitenessGuard:
     def __init__(self, rank: int, ranks: int, device: torch.device) -> None:
         self._rank, self._ranks, self._device = rank, ranks, device
         self._pending: _Pending | None = None
+        self.told_to_stop = False
+        """Whether a rank has been told so: the same on all ranks, by the steps that have been read."""
 
     def flag(
-        self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray
+        self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray, stop: bool
     ) -> Tensor:
         """Take up a step.
 
@@ -49,6 +51,8 @@ class FinitenessGuard:
             losses: of this rank.
             gradients: as the optimizer will use them.
             products: ids of this rank's products in the step.
+            stop: whether this rank has been told to stop; travels with the rest, since ranks have to stop
+                after the same step.
 
         Returns:
             a float32 scalar on the device, 1 if a number is not finite on any rank, else 0: Adam's
@@ -58,12 +62,13 @@ class FinitenessGuard:
             UserError: the step before was not finite.
         """
         sound = torch.stack([loss.detach().float() for loss in losses]).isfinite().all()
-        flags = torch.zeros(self._ranks + 1, device=self._device)  # of each rank's losses, and of gradients
+        flags = torch.zeros(self._ranks + 2, device=self._device)  # each rank's losses, gradients, stop
         flags[self._rank] = (~sound).float()
-        flags[-1] = (~get_total_norm(gradients).isfinite()).float()
+        flags[-2] = (~get_total_norm(gradients).isfinite()).float()
+        flags[-1].fill_(stop)
         if self._ranks > 1:
             distributed.all_reduce(flags)
-        found = (flags.amax() > 0).float()
+        found = (flags[:-1].amax() > 0).float()
         self.check()
         arrived = None
         if self._device.type == "cuda":
@@ -84,7 +89,8 @@ class FinitenessGuard:
             return
         if step.arrived is not None:
             step.arrived.synchronize()
-        *losses, gradients = step.flags.tolist()
+        *losses, gradients, stop = step.flags.tolist()
+        self.told_to_stop = stop > 0
         bad = [rank for rank, flag in enumerate(losses) if flag]
         if bad or gradients:
             what = (

@@ -92,11 +92,11 @@ class TrainLoader:
         shape = (len(self), self._ranks, self._settings.batch_size)
         return order[: np.prod(shape)].reshape(shape)[:, self._rank]
 
-    def epoch(self, epoch: int, device: torch.device) -> Iterator[list[Batch]]:
-        """This rank's batches of an epoch, each as its micro-batches, on ``device``."""
+    def epoch(self, epoch: int, device: torch.device, first: int = 0) -> Iterator[list[Batch]]:
+        """This rank's batches of an epoch from the batch ``first`` on, as micro-batches on ``device``."""
         workers = self._settings.workers
         batches = DataLoader(
-            _Epoch(self, epoch),
+            _Epoch(self, epoch, first),
             batch_size=None,
             shuffle=False,
             num_workers=workers,
@@ -126,11 +126,11 @@ class TrainLoader:
 
 
 class _Epoch(Dataset):
-    """Item i is batch i of an epoch."""
+    """Item i is batch ``first`` + i of an epoch."""
 
-    def __init__(self, loader: TrainLoader, epoch: int) -> None:
+    def __init__(self, loader: TrainLoader, epoch: int, first: int) -> None:
         self._loader, self._epoch = loader, epoch
-        self._rows = loader.rows(epoch)
+        self._rows = loader.rows(epoch)[first:]
 
     def __len__(self) -> int:
         return len(self._rows)

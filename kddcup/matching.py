@@ -1,6 +1,6 @@
 """What stages 3 and 4, the matchers, share: their settings, their data, their validation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,11 @@ from kddcup.errors import UserError
 from kddcup.loader import TrainLoader
 from kddcup.metrics import with_interval
 from kddcup.predictions import write_predictions
+from kddcup.processes import Process, pick_device
 from kddcup.sampling import NegativeSampler, Toss
-from kddcup.scoring import Scorer, Split, score_table
-from kddcup.training import Process, TrainingData, pick_device
+from kddcup.scoring import Candidates, Scorer, Split, encode_candidates, score_encoded
+from kddcup.text import Vocabulary
+from kddcup.training import TrainingData
 
 
 def matcher_settings(
@@ -111,13 +113,19 @@ class PredictSettings(ValidationSettings):
     test_out_path: str = ""
 
 
-def predict(stage: Stage, build: type[nn.Module], settings: PredictSettings) -> None:
+def predict(
+    stage: Stage,
+    build: type[nn.Module],
+    settings: PredictSettings,
+    explain: Callable[[str, nn.Module, Candidates, Vocabulary], None] | None = None,
+) -> None:
     """Score the valid and the test table with a checkpoint and write the predictions.
 
     Args:
         stage: whose checkpoint.
         build: the model's class, made from a :class:`ModelConfig`; its children are the checkpoint's parts.
         settings: where from and where to.
+        explain: called after the predictions of a table are written, with their path.
     """
     checkpoint = find_checkpoint(stage, settings.checkpoints_dir, settings.epoch)
     device = pick_device(settings.devices)
@@ -128,8 +136,11 @@ def predict(stage: Stage, build: type[nn.Module], settings: PredictSettings) -> 
     model.to(device).eval()
     for name, out in (("valid", settings.valid_out_path), (settings.split, settings.test_out_path)):
         split = Split(Path(settings.data_dir), name)
-        predictions = score_table(split.table, model, vocabulary.encode, config.region_dim, device)
+        candidates = encode_candidates(split.table, model, vocabulary.encode, config.region_dim, device)
+        predictions = score_encoded(candidates, model)
         write_predictions(out, predictions)
+        if explain:
+            explain(out, model, candidates, vocabulary)
         reached = ""
         if name == "valid" or split.answers.is_file():
             per_query = split.ndcg(predictions)

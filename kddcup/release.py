@@ -2,24 +2,32 @@
 
     python -m kddcup.release --out release
     python -m kddcup.release --out release --verify
+    python -m kddcup.release --extract info.tar.gz --to data
 
 Writes info.tar.gz, model1/ckpt.tar.gz, model2/ckpt.tar.gz and MANIFEST.json into the folder ``out``. The same
-run gives the same bytes.
+run gives the same bytes. An archive to be extracted may be a stranger's: links, devices, names that lead out
+of its folder, and what unpacks to too much, are refused before anything is written.
 """
 
+import contextlib
 import gzip
 import hashlib
+import os
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+
+from tqdm import tqdm
 
 from kddcup.blending import best_weight, read_pair
 from kddcup.checkpoint import find_checkpoint
 from kddcup.config import parse_settings
 from kddcup.errors import UserError, run_script
-from kddcup.files import read_json, whole, write_json
+from kddcup.files import PARTS, read_json, reason, whole, write_json
+from kddcup.markers import MARKER, check_sums, read_marker
 from kddcup.metrics import ndcg_per_query
 from kddcup.predictions import check_answered, ranking, read_answers
 from kddcup.scoring import Split
@@ -28,6 +36,14 @@ MANIFEST = "MANIFEST.json"
 MADE_BY = "python -m kddcup.release"
 MODELS = ("model1", "model2")
 PACKAGES = ("torch", "numpy", "scikit-learn", "tokenizers")
+MAX_MEMBERS = 1000
+"""Of an archive; a run has about ten."""
+MAX_BYTES = 1 << 36
+"""That an archive unpacks to; the largest, a full-size checkpoint with its optimizer, has less than 2 GB."""
+MAX_RATIO = 100
+"""Of an archive's contents to its own size; that of pickles is about 5, and gzip's highest is 1,032."""
+MAX_HEADER = 1 << 20
+"""Bytes of a member's name and attributes, which tarfile reads at once; it reads content piece by piece."""
 
 
 @dataclass
@@ -40,6 +56,8 @@ class ReleaseSettings:
         resources_dir: folder of the predictions.
         checkpoints_dir: of a model, within its folder.
         verify: check the archives in the folder out against its manifest, and make nothing.
+        extract: an archive to unpack safely, whole or not at all, and make nothing.
+        to: folder to unpack it into, where the archive's own folder must not exist yet.
     """
 
     out: str = "release"
@@ -47,26 +65,33 @@ class ReleaseSettings:
     resources_dir: str = "external_resources"
     checkpoints_dir: str = "checkpoints"
     verify: bool = False
+    extract: str | None = None
+    to: str = "."
 
 
-def archive(path: Path, members: dict[str, Path]) -> None:
+def archive(path: Path, contents: dict[str, Path]) -> None:
     """Write files as a ``.tar.gz`` whose bytes follow from their names and contents alone.
 
     Args:
         path: of the archive.
-        members: file by its name in the archive.
+        contents: file by its name in the archive.
     """
     with (
-        whole(path) as part,
+        whole(path, sum(source.stat().st_size for source in contents.values())) as part,
         open(part, "wb") as raw,
         gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for name, source in sorted(members.items()):
+        for name, source in sorted(contents.items()):
             entry = tarfile.TarInfo(name)  # of no owner and of 1970
             entry.size = source.stat().st_size
-            with open(source, "rb") as file:
-                tar.addfile(entry, file)
+            with (
+                open(source, "rb") as file,
+                tqdm.wrapattr(
+                    file, "read", entry.size, desc=f"pack {name}", disable=None, leave=False
+                ) as shown,
+            ):
+                tar.addfile(entry, shown)
 
 
 def digest(file: BinaryIO) -> str:
@@ -74,17 +99,101 @@ def digest(file: BinaryIO) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _Unpacking(gzip.GzipFile):
+    """The bytes of an archive for tarfile, which would take a header of any length into memory."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"it has a header of {size} bytes")
+        return super().read(size)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A ``.tar.gz``, to be read."""
+    with _Unpacking(path) as unpacked, tarfile.open(fileobj=unpacked, mode="r:") as tar:
+        yield tar
+
+
+def members(tar: tarfile.TarFile, packed: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a stranger's archive, each of which is a plain file or a folder.
+
+    Args:
+        tar: the archive.
+        packed: its size.
+
+    Raises:
+        tarfile.TarError: a member is something else, or lies outside; there are too many, or too large ones.
+    """
+    names: set[PurePosixPath] = set()
+    total = 0
+    for entry in tar:
+        # No links even within the folder: by them a way out of tarfile's filter was found more than once.
+        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
+            raise tarfile.TarError(f"{entry.name!r} is a link, a device or a sparse file")
+        name = PurePosixPath(entry.name)
+        if not is_inside(name) or name in names:
+            raise tarfile.TarError(f"{entry.name!r} lies outside the folder, or is there twice")
+        names.add(name)
+        total += entry.size
+        if len(names) > MAX_MEMBERS:
+            raise tarfile.TarError(f"it has more than {MAX_MEMBERS:,} members")
+        if entry.size < 0 or total > min(MAX_BYTES, MAX_RATIO * packed):
+            raise tarfile.TarError(f"{packed:,} bytes would unpack to {total:,} and more")
+        yield entry
+
+
+def is_inside(name: PurePosixPath) -> bool:
+    """Whether a name leads from a folder to something within it."""
+    return not name.is_absolute() and ".." not in name.parts
+
+
 def described(path: Path) -> dict[str, Any]:
     """Size and sha256 of an archive and of its members."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
-        sums = {"bytes": path.stat().st_size, "sha256": digest(file)}
-    with tarfile.open(path) as tar:
-        members = {
+        sums = {"bytes": size, "sha256": digest(file)}
+    with opened(path) as tar:
+        sums["members"] = {
             entry.name: {"bytes": entry.size, "sha256": digest(tar.extractfile(entry))}
-            for entry in tar
+            for entry in members(tar, size)
             if entry.isfile()
         }
-    return {**sums, "members": members}
+    return sums
+
+
+def extract(path: Path, folder: Path) -> None:
+    """Unpack a stranger's archive of one folder, whole or not at all.
+
+    Args:
+        path: of the archive.
+        folder: where the archive's own folder will be.
+
+    Raises:
+        UserError: the archive is absent, torn or not safe; its folder is there already, or cannot be written.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name an archive")
+    try:
+        with opened(path) as tar:
+            entries = list(members(tar, path.stat().st_size))
+    except Exception as error:  # what is wrong with a file shows itself in many ways
+        raise UserError(f"{path} cannot be unpacked safely ({reason(error)}): get it again") from None
+    names = {entry: PurePosixPath(entry.name) for entry in entries}
+    below = [entry for entry, name in names.items() if len(name.parts) > 1]
+    tops = {name.parts[0] for name in names.values() if name.parts}
+    if len(tops) != 1 or not all(entry.isdir() or entry in below for entry in entries):
+        raise UserError(f"{path} holds something else than one folder: get an archive of '{MADE_BY}'")
+    (top,) = tops
+    place = folder / top
+    if os.path.lexists(place):
+        raise UserError(f"{place} exists already: move it away, or name another folder with '--to'")
+    # Of the time at which they are written, as a stranger's may be none.
+    below = [entry.replace(name=str(names[entry].relative_to(top)), mtime=None) for entry in below]
+    with whole(place, sum(entry.size for entry in entries)) as part, opened(path) as tar:
+        part.mkdir()
+        tar.extractall(part, tqdm(below, desc="unpack", disable=None), filter="data")
+    print(f"{len(below)} members of {path}: {place}")
 
 
 def reached(settings: ReleaseSettings) -> dict[str, Any]:
@@ -102,19 +211,40 @@ def reached(settings: ReleaseSettings) -> dict[str, Any]:
     return {"weight": weight, "ndcg@5 on valid": {**single, "blend": blended}}
 
 
+def info_files(info: Path) -> dict[str, Path]:
+    """What stage 1 finished, file by its name in the archive; nothing else that lies there.
+
+    Raises:
+        UserError: it is unfinished, or a file is not what was written.
+    """
+    made_by = f"python preprocess.py --data_dir {info.parent}"
+    refuse_parts(info, made_by)
+    check_sums(info, made_by)
+    names = (*read_marker(info, made_by)["files"], MARKER)
+    return {f"info/{name}": info / name for name in names}
+
+
+def refuse_parts(folder: Path, made_by: str) -> None:
+    """See that no write into a folder was interrupted, or is under way.
+
+    Raises:
+        UserError: one was; ``made_by`` is the command named.
+    """
+    for part in sorted(folder.rglob(PARTS)):
+        raise UserError(f"{part} is of a run that did not end: finish '{made_by}', or delete the file")
+
+
 def release(settings: ReleaseSettings) -> None:
     """Make the archives and the manifest.
 
     Raises:
-        UserError: a part of the run is absent.
+        UserError: a part of the run is absent or unfinished.
     """
-    out, info = Path(settings.out), Path(settings.data_dir) / "info"
-    if not info.is_dir():
-        raise UserError(f"{info} does not exist: run 'python preprocess.py'")
-    files = sorted(path for path in info.rglob("*") if path.is_file())
-    contents = {"info.tar.gz": {f"info/{path.relative_to(info)}": path for path in files}}
+    out = Path(settings.out)
+    contents = {"info.tar.gz": info_files(Path(settings.data_dir) / "info")}
     runs = {}
     for model in MODELS:
+        refuse_parts(Path(model) / settings.checkpoints_dir, f"cd {model}; python train.py")
         checkpoint = find_checkpoint(model, str(Path(model) / settings.checkpoints_dir), None)
         contents[f"{model}/ckpt.tar.gz"] = {f"ckpt/{checkpoint.path.name}": checkpoint.path}
         runs[model] = {
@@ -124,8 +254,8 @@ def release(settings: ReleaseSettings) -> None:
             "training": checkpoint.config.training,
         }
     result = reached(settings)
-    for name, members in contents.items():
-        archive(out / name, members)
+    for name, files in contents.items():
+        archive(out / name, files)
     manifest = {
         "archives": {name: described(out / name) for name in contents},
         "runs": runs,
@@ -146,26 +276,34 @@ def verify(folder: Path) -> None:
     archives = manifest.get("archives") if isinstance(manifest, dict) else None
     if not isinstance(archives, dict) or not archives:
         raise UserError(f"{folder / MANIFEST} names no archives: make it with '{MADE_BY}'")
-    for name, expected in archives.items():
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} does not exist: {folder / MANIFEST} names it; get it again")
-        try:
-            found = described(path)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise UserError(f"{path} is no whole archive ({error}): get it again") from None
-        if found != expected:
-            raise UserError(
-                f"{path} is not the one that {folder / MANIFEST} names "
-                f"(sha256 {found['sha256']}): get it again"
-            )
+    # Closed before an error is shown.
+    with tqdm(archives.items(), desc="verify", disable=None) as bar:
+        for name, expected in bar:
+            path = folder / name
+            if not is_inside(PurePosixPath(name)):
+                raise UserError(
+                    f"{folder / MANIFEST} names {name!r}, which lies outside {folder}: get it again"
+                )
+            if not path.is_file():
+                raise UserError(f"{path} does not exist: {folder / MANIFEST} names it; get it again")
+            try:
+                found = described(path)
+            except Exception as error:  # what is wrong with a file shows itself in many ways
+                raise UserError(f"{path} is no whole archive ({reason(error)}): get it again") from None
+            if found != expected:
+                raise UserError(
+                    f"{path} is not the one that {folder / MANIFEST} names "
+                    f"(sha256 {found['sha256']}): get it again"
+                )
     print(f"{len(archives)} archives are as {folder / MANIFEST} says")
 
 
 def main() -> None:
-    """Make or verify a release."""
+    """Make or verify a release, or unpack an archive of one."""
     settings = parse_settings(ReleaseSettings, __doc__)
-    if settings.verify:
+    if settings.extract is not None:
+        extract(Path(settings.extract), Path(settings.to))
+    elif settings.verify:
         verify(Path(settings.out))
     else:
         release(settings)

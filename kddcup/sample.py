@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from tqdm import tqdm
 
 from kddcup.config import parse_settings
 from kddcup.errors import run_script
@@ -304,7 +305,7 @@ def write_sample(settings: SampleSettings) -> Shop:
     shop = Shop(settings)
     known: list[int] = []
     rows = []
-    for _ in range(settings.train_queries):
+    for _ in tqdm(range(settings.train_queries), desc="train", disable=None):
         query_id, text, wanted = shop.new_query()
         rows += [(product, text, query_id) for product in shop.positives(known, wanted)]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
@@ -316,7 +317,7 @@ def write_sample(settings: SampleSettings) -> Shop:
     }
     for split, queries in sizes.items():
         known, rows, answers = [], [], {}
-        for _ in range(queries):
+        for _ in tqdm(range(queries), desc=split, disable=None):
             query_id, text, wanted = shop.new_query()
             products, answers[str(query_id)] = shop.candidates(known, wanted)
             rows += [(product, text, query_id) for product in products]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -38,14 +38,45 @@ class Candidates:
     """A table of candidates with its images encoded.
 
     Per row, a product occurring once under a query: ``query`` [N] index, ``image`` [N] index, ``product`` [N]
-    id. ``query_ids`` and ``texts`` per query, in order of appearance; ``heads`` [images, heads, E].
+    id. Per query, in order of appearance: ``query_ids``, ``tokens``; ``heads`` [images, heads, E].
     """
 
     query: np.ndarray
     image: np.ndarray
     product: np.ndarray
     query_ids: list[int]
-    texts: list[str]
+    tokens: Ragged
+    heads: Tensor
+
+    @property
+    def rows(self) -> Ragged:
+        """The rows of each query."""
+        return Ragged.group(self.query, len(self.query_ids))
+
+    def batches(self, description: str) -> Iterator["CandidateBatch"]:
+        """All rows whose query has a word left, those of a query together, under a progress bar."""
+        rows, device = self.rows, self.heads.device
+        for queries in tqdm(list(_by_work(self.tokens, rows)), desc=description, disable=None):
+            places = rows.take(queries)
+            owner = np.repeat(np.arange(len(queries)), places.lengths)
+            yield CandidateBatch(
+                places.values,
+                TokenBatch.from_ragged(self.tokens, queries).to(device),
+                torch.from_numpy(owner).to(device),
+                self.heads[torch.from_numpy(self.image[places.values]).to(device)],
+            )
+
+
+class CandidateBatch(NamedTuple):
+    """Queries with all their candidates.
+
+    ``places`` [C]: rows of the candidates in the table's. ``owner`` [C]: which of the ``queries`` a candidate
+    is for. ``heads`` [C, heads, E].
+    """
+
+    places: np.ndarray
+    queries: TokenBatch
+    owner: Tensor
     heads: Tensor
 
 
@@ -56,39 +87,18 @@ def score_table(
     region_dim: int,
     device: torch.device,
 ) -> Predictions:
-    """Score all candidates of a table.
+    """Score all candidates of a table; arguments and errors as in :func:`encode_candidates`."""
+    return score_encoded(encode_candidates(path, scorer, encode_text, region_dim, device), scorer)
 
-    A query with no word left scores every candidate 0; such queries are counted and reported.
 
-    Args:
-        path: the table.
-        scorer: the model, in eval mode, on ``device``.
-        encode_text: a query's token ids.
-        region_dim: D of the model.
-        device: where to compute.
-
-    Raises:
-        UserError: the table cannot be read, or its regions are not of the model's dimension.
-    """
-    candidates = encode_candidates(path, scorer, region_dim, device)
-    tokens = Ragged.from_lists(map(encode_text, candidates.texts), np.int64)
-    rows = Ragged.group(candidates.query, len(candidates.texts))
+def score_encoded(candidates: Candidates, scorer: Scorer) -> Predictions:
+    """Score candidates whose images are encoded; a query with no word left scores every one 0."""
     scores = np.zeros(len(candidates.query), np.float32)
-    worded = np.flatnonzero(tokens.lengths)
     with torch.inference_mode():
-        for queries in tqdm(list(_by_work(worded, tokens, rows)), desc="score", disable=None):
-            places = rows.take(queries)
-            owner = np.repeat(np.arange(len(queries)), places.lengths)
-            heads = candidates.heads[torch.from_numpy(candidates.image[places.values]).to(device)]
-            batch = TokenBatch.from_ragged(tokens, queries).to(device)
-            found = scorer.score_candidates(batch, torch.from_numpy(owner).to(device), heads)
-            scores[places.values] = found.float().cpu().numpy()
-    if len(worded) < len(tokens):
-        print(
-            f"{path}: {len(tokens) - len(worded)} queries have no word left; "
-            "their candidates keep the table's order"
-        )
-    return _ranked(candidates, rows, scores)
+        for batch in candidates.batches("score"):
+            found = scorer.score_candidates(batch.queries, batch.owner, batch.heads)
+            scores[batch.places] = found.float().cpu().numpy()
+    return _ranked(candidates, scores)
 
 
 def check_dimension(path: str | os.PathLike, found: int, expected: int) -> None:
@@ -105,9 +115,26 @@ def check_dimension(path: str | os.PathLike, found: int, expected: int) -> None:
 
 
 def encode_candidates(
-    path: str | os.PathLike, scorer: Scorer, region_dim: int, device: torch.device
+    path: str | os.PathLike,
+    scorer: Scorer,
+    encode_text: Callable[[str], list[int]],
+    region_dim: int,
+    device: torch.device,
 ) -> Candidates:
-    """Read a table and encode each of its images once, in batches of about equally many regions."""
+    """Read a table and encode each of its images once, in batches of about equally many regions.
+
+    Queries with no word left are counted and reported.
+
+    Args:
+        path: the table.
+        scorer: the model, in eval mode, on ``device``.
+        encode_text: a query's token ids.
+        region_dim: D of the model.
+        device: where to compute.
+
+    Raises:
+        UserError: the table cannot be read, or its regions are not of the model's dimension.
+    """
     queries: dict[int, int] = {}
     texts, heads, pending = [], [], []
     images: dict[tuple[int, int], int] = {}
@@ -138,19 +165,24 @@ def encode_candidates(
     if pending:
         encode()
     query, image, product = np.array(list(rows.values())).T
-    return Candidates(query, image, product, list(queries), texts, torch.cat(heads))
+    tokens = Ragged.from_lists(map(encode_text, texts), np.int64)
+    wordless = int((tokens.lengths == 0).sum())
+    if wordless:
+        print(f"{path}: {wordless} queries have no word left; their candidates keep the table's order")
+    return Candidates(query, image, product, list(queries), tokens, torch.cat(heads))
 
 
-def _by_work(worded: np.ndarray, tokens: Ragged, rows: Ragged) -> Iterator[np.ndarray]:
+def _by_work(tokens: Ragged, rows: Ragged) -> Iterator[np.ndarray]:
     """Queries in groups of at most about 2,048 words times candidates, those of a length together."""
+    worded = np.flatnonzero(tokens.lengths)
     order = worded[np.argsort(tokens.lengths[worded], kind="stable")]
     work = tokens.lengths[order] * rows.lengths[order]
     group = np.cumsum(work) // WORDS_PER_BATCH
     yield from np.split(order, np.flatnonzero(np.diff(group)) + 1) if len(order) else ()
 
 
-def _ranked(candidates: Candidates, rows: Ragged, scores: np.ndarray) -> Predictions:
-    predictions = {}
+def _ranked(candidates: Candidates, scores: np.ndarray) -> Predictions:
+    predictions, rows = {}, candidates.rows
     for i, query_id in enumerate(candidates.query_ids):
         places = rows[i]
         best = places[np.argsort(-scores[places], kind="stable")]

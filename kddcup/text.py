@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from kddcup.errors import UserError
-from kddcup.files import read_json, read_tensors, whole, write_json, write_text
+from kddcup.files import read_arrays, read_json, read_tensors, write_arrays, write_json, write_text
 from kddcup.ragged import Ragged, flat_rows
 
 PAD, UNKNOWN, START, END = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -64,10 +64,12 @@ class Vocabulary:
         lowercase: whether WordPiece lowers the text; a lexicon always does.
 
     Raises:
-        ValueError: a special token is missing.
+        ValueError: a special token is missing, or it is of another kind.
     """
 
     def __init__(self, kind: str, tokens: list[str], lowercase: bool = True) -> None:
+        if kind not in ("bert", LEXICON):
+            raise ValueError(f"a vocabulary is bert or {LEXICON}, not {kind!r}")
         self.kind, self.tokens, self.lowercase = kind, tokens, lowercase
         self._ids = {token: i for i, token in enumerate(tokens)}
         missing = [token for token in SPECIALS if token not in self._ids]
@@ -124,6 +126,11 @@ class Vocabulary:
                 if not isinstance(found, dict):
                     raise UserError(f"{folder / name} is no object of settings: it comes with the tokenizer")
                 settings |= found
+        if "auto_map" in settings:
+            raise UserError(
+                f"{folder / 'tokenizer_config.json'} names code of its own (auto_map), which is not run: "
+                "name a folder of BERT's WordPiece"
+            )
         try:
             if (folder / "vocab.txt").is_file():
                 tokens = (folder / "vocab.txt").read_bytes().decode().removesuffix("\n").split("\n")
@@ -152,34 +159,44 @@ class WordVectors:
 
     ``vectors`` [V, E] float32; ``norm_weight`` and ``norm_bias`` [E] float32 are those of the LayerNorm that
     follows them in a text encoder (its epsilon is :data:`NORM_EPS`).
+
+    Raises:
+        ValueError: the shapes do not fit together, or these are no numbers.
     """
 
     vectors: np.ndarray
     norm_weight: np.ndarray
     norm_bias: np.ndarray
 
+    def __post_init__(self) -> None:
+        """See that they fit together."""
+        width = self.vectors.shape[1:]
+        if len(width) != 1 or not self.norm_weight.shape == self.norm_bias.shape == width:
+            shapes = [list(array.shape) for array in vars(self).values()]
+            raise ValueError(f"shapes {shapes}, expected [[V, E], [E], [E]]")
+        if any(array.dtype.kind != "f" for array in vars(self).values()):
+            raise ValueError("they are not floating-point numbers")
+
 
 def save_vocabulary(folder: Path, vocabulary: Vocabulary, words: WordVectors) -> None:
     """Write ``vocab.txt``, ``vocabulary.json`` and ``vectors.npz`` into ``folder``."""
     write_text(folder / "vocab.txt", "\n".join(vocabulary.tokens) + "\n")
     write_json(folder / "vocabulary.json", {"kind": vocabulary.kind, "do_lower_case": vocabulary.lowercase})
-    with whole(folder / "vectors.npz") as part, open(part, "wb") as file:
-        np.savez(file, vectors=words.vectors, norm_weight=words.norm_weight, norm_bias=words.norm_bias)
+    write_arrays(folder / "vectors.npz", vars(words))
 
 
 def load_word_vectors(folder: Path) -> WordVectors:
     """Read the ``vectors.npz`` of :func:`save_vocabulary`.
 
     Raises:
-        UserError: it is absent or torn.
+        UserError: it is absent or torn, or holds something else.
     """
+    path, made_by = folder / "vectors.npz", "python preprocess.py"
+    arrays = read_arrays(path, made_by)
     try:
-        with np.load(folder / "vectors.npz", allow_pickle=False) as arrays:
-            return WordVectors(arrays["vectors"], arrays["norm_weight"], arrays["norm_bias"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(
-            f"{folder / 'vectors.npz'} cannot be read ({error}): make it with 'python preprocess.py'"
-        ) from None
+        return WordVectors(**arrays)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not hold word vectors ({error}): make it with '{made_by}'") from None
 
 
 def build_lexicon(texts: Iterable[str], width: int, seed: int) -> tuple[Vocabulary, WordVectors]:
@@ -199,7 +216,7 @@ def build_lexicon(texts: Iterable[str], width: int, seed: int) -> tuple[Vocabula
     Raises:
         UserError: no word occurs twice.
     """
-    lists = [sorted(set(content_words(text))) for text in texts]
+    lists = [sorted(set(content_words(text))) for text in tqdm(texts, desc="words", disable=None)]
     counts = Counter(word for words in lists for word in words)
     kept = sorted(
         (word for word, count in counts.items() if count >= 2), key=lambda word: (-counts[word], word)
@@ -239,7 +256,10 @@ def _cooccurrence_directions(occurrences: Ragged, words: int, components: int, s
     found = min(components, words - 1)
     directions = np.zeros((words, components), np.float32)
     if found > 0:
-        directions[:, :found] = TruncatedSVD(found, random_state=seed).fit_transform(positive)
+        # Says what takes the time; the decomposition does not say how far it is.
+        with tqdm(desc="word vectors", total=1, disable=None) as bar:
+            directions[:, :found] = TruncatedSVD(found, random_state=seed).fit_transform(positive)
+            bar.update()
     return directions
 
 
@@ -254,8 +274,10 @@ def read_bert(name: str) -> tuple[Vocabulary, WordVectors]:
     """
     folder = Path(name) if Path(name).is_dir() else _from_hub(name)
     vocabulary = Vocabulary.read(folder)
-    tensors = _embedding_tensors(folder)
-    words = WordVectors(*tensors)
+    try:
+        words = WordVectors(*_embedding_tensors(folder))
+    except ValueError as error:
+        raise UserError(f"{folder} does not hold BERT's embeddings ({error}): name one that does") from None
     if len(words.vectors) < len(vocabulary):
         raise UserError(f"{folder}: {len(vocabulary)} tokens but {len(words.vectors)} word vectors")
     return vocabulary, words
@@ -299,7 +321,10 @@ def _embedding_tensors(folder: Path) -> list[np.ndarray]:
             raise UserError(f"{path} cannot be read ({error}): get BERT's weights again") from None
     if not found:
         for path in sorted(folder.glob("*.bin")):
-            found |= read_tensors(path, "it comes with BERT")
+            content = read_tensors(path, "it comes with BERT")
+            if not isinstance(content, dict):
+                raise UserError(f"{path} is no state dict: get BERT's weights again")
+            found |= {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
     tensors = []
     for names in keys:
         here = [found[name] for name in names if name in found]
@@ -307,7 +332,9 @@ def _embedding_tensors(folder: Path) -> list[np.ndarray]:
             raise UserError(
                 f"{folder} has no {names[0]} in a .safetensors or .bin file: name one with BERT's weights"
             )
-        tensors.append(here[0].float().numpy())
+        if here[0].layout != torch.strided:
+            raise UserError(f"{folder} has a sparse {names[0]}: get BERT's weights again")
+        tensors.append(here[0].detach().float().numpy())
     return tensors
 
 

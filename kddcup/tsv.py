@@ -1,18 +1,16 @@
 """The competition's table format: tab-separated, a header, no quoting, arrays as base64."""
 
 import binascii
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pybase64
 import xxhash
-from tqdm import tqdm
 
 from kddcup.errors import UserError
+from kddcup.lines import Line, LineFile
 
 COLUMNS = (
     "product_id",
@@ -26,17 +24,29 @@ COLUMNS = (
     "query_id",
 )
 
+MAX_PIXELS = 1e9
+"""No coordinate of a box lies farther out; the areas of such boxes are finite."""
+
 
 class BadRowError(Exception):
-    """A row that does not hold what the header promises; the message says what was expected."""
+    """A row that does not hold what the header promises.
+
+    Args:
+        kind: what is wrong, in words that many rows have in common.
+        detail: what was found and what was expected.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 class Row(NamedTuple):
     """One row: a product's image and a query.
 
     ``boxes`` [n, 4] float32 are top, left, bottom, right in pixels, ``features`` [n, D] float32,
-    ``class_labels`` [n] int64; ``checksum`` is a 64-bit hash of what the image is, ``size`` the
-    line's bytes.
+    ``class_labels`` [n] int64; ``checksum`` is a 64-bit hash of what the image is, ``digest`` of the whole
+    line, which begins at byte ``place`` and has ``size`` bytes.
     """
 
     product_id: int
@@ -48,38 +58,44 @@ class Row(NamedTuple):
     query: str
     query_id: int
     checksum: int
+    digest: int
+    place: int
     size: int
 
 
-class Table:
+class BadRow(NamedTuple):
+    """A line that is no row, and why; the rest as in a row."""
+
+    error: BadRowError
+    digest: int
+    place: int
+    size: int
+
+
+class Table(LineFile):
     """A table on disk, read row by row.
 
     Args:
-        path: the ``.tsv`` file.
+        path: the ``.tsv`` file; where there is none, ``path`` with ``.gz`` is taken.
 
     Raises:
-        UserError: there is no such file, or its header lacks a column.
+        UserError: there is no such file, or its header lacks a column or has one twice.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(
-                f"{path} does not exist: put the competition's tables there, "
-                "or make a small data set with 'python -m kddcup.sample --out FOLDER'"
-            )
-        with open(self.path, "rb") as file:
-            header = file.readline()
-        names = header.decode(errors="replace").rstrip("\r\n").split("\t")
+        super().__init__(path)
+        names = self.header.decode(errors="replace").rstrip("\r\n").split("\t")
         missing = [column for column in COLUMNS if column not in names]
         if missing:
             raise UserError(
                 f"{path}, line 1: the header lacks {', '.join(missing)}; "
                 f"expected the columns {' '.join(COLUMNS)}"
             )
+        twice = [column for column in COLUMNS if names.count(column) > 1]
+        if twice:
+            raise UserError(f"{path}, line 1: the header has {', '.join(twice)} twice; take one out")
         self._places = [names.index(column) for column in COLUMNS]
         self._width = len(names)
-        self._header_bytes = len(header)
 
     def rows(self, description: str) -> Iterator[Row]:
         """All rows in order, under a progress bar in bytes that bears ``description``.
@@ -89,59 +105,41 @@ class Table:
         """
         count = 0
         with self.progress(description) as advance:
-            try:
-                for row in self.read():
-                    count += 1
-                    yield row
-                    advance(row.size, 1)
-            except BadRowError as bad:
-                raise self.refusal(count, bad) from None
+            for row in self.read():
+                if isinstance(row, BadRow):
+                    raise self.refusal(count, row.error)
+                count += 1
+                yield row
+                advance(row.size, 1)
         if count == 0:
             raise self.rowless()
 
-    def read(self, start: int | None = None, stop: int | None = None) -> Iterator[Row]:
-        """The rows whose lines begin at bytes ``start`` to ``stop`` of the file; all by default.
+    def read(
+        self, start: int | None = None, stop: int | None = None, dim: int | None = None
+    ) -> Iterator[Row | BadRow]:
+        """The rows whose lines begin at bytes ``start`` to ``stop``; all by default.
 
-        Raises:
-            BadRowError: a row does not hold what the header promises, or has features of another dimension
-                than the first.
+        Args:
+            start: as in :meth:`lines`, which says what errors there are.
+            stop: likewise.
+            dim: of the features; by default, that of the first good row. Rows of another are bad.
         """
-        place = (start or self._header_bytes) - 1
-        dim = None
-        with open(self.path, "rb", buffering=1 << 20) as file:
-            file.seek(place)
-            place += len(file.readline())  # the rest of a line that begins before
-            while stop is None or place < stop:
-                line = file.readline()
-                if not line:
-                    return
+        for line in self.lines(start, stop):
+            try:
                 row = self._parse(line, dim)
                 dim = row.features.shape[1]
-                yield row
-                place += row.size
+            except BadRowError as bad:
+                row = BadRow(bad, line.digest, line.place, len(line.content))
+            yield row
 
-    def ranges(self, size: int) -> list[tuple[int, int]]:
-        """Starts and stops for :meth:`read`, of about ``size`` bytes each, which cover all rows."""
-        end = self.path.stat().st_size
-        return [(start, min(start + size, end)) for start in range(self._header_bytes, end, size)]
-
-    @contextlib.contextmanager
-    def progress(self, description: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar over the file's bytes; gives a function that takes bytes and rows that are done."""
-        rows = 0
-        total = self.path.stat().st_size
-        with tqdm(desc=description, total=total, unit="B", unit_scale=True, disable=None) as bar:
-
-            def advance(more_bytes: int, more_rows: int) -> None:
-                nonlocal rows
-                rows += more_rows
-                if not bar.disable:
-                    rate = rows / max(bar.format_dict["elapsed"], 1e-3)
-                    bar.set_postfix_str(f"{rate:,.0f} rows/s", refresh=False)
-                bar.update(more_bytes)
-
-            advance(self._header_bytes, 0)
-            yield advance
+    def dimension(self, patience: int) -> int | None:
+        """D of the first good row; None where more than ``patience`` bad ones precede it."""
+        for bad_rows, row in enumerate(self.read()):
+            if isinstance(row, Row):
+                return row.features.shape[1]
+            if bad_rows >= patience:
+                break
+        return None
 
     def refusal(self, rows_before: int, reason: object) -> UserError:
         """What a user is told of a bad row."""
@@ -157,29 +155,43 @@ class Table:
         while end and line[end - 1] in b"\r\n":
             end -= 1
         tabs = [-1]
-        while (tab := line.find(b"\t", tabs[-1] + 1, end)) >= 0:
+        while len(tabs) <= self._width and (tab := line.find(b"\t", tabs[-1] + 1, end)) >= 0:
             tabs.append(tab)
         if len(tabs) != self._width:
-            raise BadRowError(f"expected {self._width} tab-separated fields, found {len(tabs)}")
+            found = line.count(b"\t") + 1
+            raise BadRowError(
+                "number of fields", f"expected {self._width} tab-separated fields, found {found}"
+            )
         tabs.append(end)
         view = memoryview(line)
         return [view[tabs[place] + 1 : tabs[place + 1]] for place in self._places]
 
-    def _parse(self, line: bytes, dim: int | None) -> Row:
-        product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = self._fields(line)
+    def _parse(self, line: Line, dim: int | None) -> Row:
+        product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = self._fields(
+            line.content
+        )
         height, width = _integer("image_h", image_h), _integer("image_w", image_w)
         n = _integer("num_boxes", num_boxes)
         if height == 0 or width == 0:
-            raise BadRowError(f"image_h and image_w must be at least 1, found {height} and {width}")
+            raise BadRowError(
+                "image_h or image_w is 0",
+                f"image_h and image_w must be at least 1, found {height} and {width}",
+            )
         if n == 0:
-            raise BadRowError("num_boxes is 0, expected at least 1")
+            raise BadRowError("num_boxes is 0", "num_boxes is 0, expected at least 1")
         region_features = _array("features", features, np.float32, n, dim)
-        if region_features.shape[1] == 0:
-            raise BadRowError("features are empty")
+        pixels = _array("boxes", boxes, np.float32, n, 4)
+        if max(pixels.max(), -pixels.min()) > MAX_PIXELS:
+            raise BadRowError("boxes far outside", f"boxes holds a coordinate beyond ±{MAX_PIXELS:g} pixels")
+        class_labels = _array("class_labels", labels, np.int64, n, 1)[:, 0]
+        if class_labels.min() < 0:
+            raise BadRowError(
+                "class_labels is negative", f"class_labels holds {class_labels.min()}, expected ids from 0"
+            )
         try:
             text = str(query, "utf-8")
         except UnicodeDecodeError:
-            raise BadRowError("query is not UTF-8") from None
+            raise BadRowError("query is not UTF-8", "query is not UTF-8") from None
         checksum = xxhash.xxh3_64()
         for field in (image_h, image_w, boxes, features):
             checksum.update(field)
@@ -187,20 +199,23 @@ class Table:
             _integer("product_id", product_id),
             height,
             width,
-            _array("boxes", boxes, np.float32, n, 4),
+            pixels,
             region_features,
-            _array("class_labels", labels, np.int64, n, 1)[:, 0],
+            class_labels,
             text,
             _integer("query_id", query_id),
             checksum.intdigest(),
-            len(line),
+            line.digest,
+            line.place,
+            len(line.content),
         )
 
 
 def _integer(name: str, field: memoryview) -> int:
     digits = bytes(field[:40])
     if not digits.isdigit() or len(digits) > 18:
-        raise BadRowError(f"{name} must be a whole number, found {digits.decode(errors='replace')!r}")
+        found = digits.decode(errors="replace")
+        raise BadRowError(f"{name} is no whole number", f"{name} must be a whole number, found {found!r}")
     return int(digits)
 
 
@@ -209,15 +224,21 @@ def _array(name: str, field: memoryview, dtype: type, n: int, dim: int | None) -
     try:
         data = pybase64.b64decode_as_bytearray(field, validate=True)
     except binascii.Error as error:
-        raise BadRowError(f"{name} is not base64 ({error})") from None
+        raise BadRowError(f"{name} is not base64", f"{name} is not base64 ({error})") from None
     item = np.dtype(dtype).itemsize
-    if len(data) % (n * item) or (dim is not None and len(data) != n * dim * item):
+    if not data or len(data) % (n * item) or (dim is not None and len(data) != n * dim * item):
         expected = f"a multiple of {n * item}" if dim is None else f"{n} × {dim} × {item} = {n * dim * item}"
-        raise BadRowError(f"{name} has {len(data)} bytes, expected {expected} for num_boxes {n}")
+        raise BadRowError(
+            f"{name} of a wrong length",
+            f"{name} has {len(data)} bytes, expected {expected} for num_boxes {n}",
+        )
+    last = (len(data) - 1) % 3 + 1  # bytes, of the last four letters
+    if pybase64.b64encode(data[-last:]) != bytes(field[-4:]):
+        raise BadRowError(f"{name} is not base64", f"{name} is not base64 (spare bits are set at its end)")
     array = np.frombuffer(data, dtype).reshape(n, -1)
     # NaN and infinity show in the extremes.
-    if dtype is np.float32 and array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
-        raise BadRowError(f"{name} holds a number that is not finite")
+    if dtype is np.float32 and not (np.isfinite(array.max()) and np.isfinite(array.min())):
+        raise BadRowError(f"{name} is not finite", f"{name} holds a number that is not finite")
     return array
 
 

@@ -9,9 +9,11 @@ epoch. Examples, in this folder:
 
 from kddcup.config import PointwiseSettings
 from kddcup.errors import run_script
+from kddcup.log import started
 from kddcup.matching import MatcherData, matcher_settings
+from kddcup.processes import launch
 from kddcup.sampling import Toss
-from kddcup.training import Trainer, launch
+from kddcup.training import Trainer
 from model2.model import SentenceImageModel
 
 TOSS = Toss(once=False, cluster_from_all=0.5)
@@ -26,10 +28,11 @@ def main() -> None:
         model.score.set_words(made.data.info.words)
         made.load_encoder(model.item)
         loader = made.loader(TOSS, settings.accumulate)
+        process.say(started("model2", settings, made.config, made.data.counts(), model, process))
         parts = dict(model.named_children())
         trainer = Trainer(process, model, made.parameter_groups(model), parts, settings, made.config)
         for epoch in trainer.epochs():
-            trainer.steps(epoch, loader.epoch(epoch, process.device), len(loader))
+            trainer.steps(epoch, loader)
             trainer.finish(epoch, lambda: made.valid_ndcg(model))
 
 

@@ -11,8 +11,15 @@ from kddcup.config import PretrainSettings, parse_settings
 from kddcup.corpus import told_size
 from kddcup.errors import run_script
 from kddcup.loader import TrainLoader
-from kddcup.training import Trainer, TrainingData, launch
+from kddcup.log import started
+from kddcup.processes import launch
+from kddcup.training import Trainer, TrainingData
+from kddcup.tsv import Table
+from multilabel.description import describe, first_products
 from multilabel.model import MultiLabelClassifier
+
+DESCRIBED = 8
+"""Products of the valid table whose tags and captions TensorBoard shows epoch by epoch."""
 
 
 def parameter_groups(model: MultiLabelClassifier, settings: PretrainSettings) -> list[dict]:
@@ -39,12 +46,24 @@ def main() -> None:
         loader = TrainLoader(
             corpus, data.store, tokens, settings, process.rank, process.ranks, accumulate=settings.accumulate
         )
+        process.say(started("multilabel", settings, config, data.counts(), model, process))
         trainer = Trainer(
             process, model, parameter_groups(model, settings), {"model": model}, settings, config
         )
+        described = first_products(Table(data.valid.table), DESCRIBED) if process.is_main else []
+
+        def score() -> float:
+            return data.valid_ndcg(model, vocabulary.encode_known, process.device)
+
+        def texts() -> dict[str, str]:
+            return {
+                f"product {row.product_id}": describe(row, model, vocabulary, process.device)
+                for row in described
+            }
+
         for epoch in trainer.epochs():
-            trainer.steps(epoch, loader.epoch(epoch, process.device), len(loader))
-            trainer.finish(epoch, lambda: data.valid_ndcg(model, vocabulary.encode_known, process.device))
+            trainer.steps(epoch, loader)
+            trainer.finish(epoch, score, texts)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,30 @@
 """Stage 2: how well the tags rank the valid table, and what the encoder sees in a few of its images.
 
-Prints NDCG@5, and for each of a few images its 15 best tags and its captions. Example, in this folder:
+Prints NDCG@5, and for each of a few images its 15 best tags and its captions; or, with --show, the tags and
+captions of given products alone. Examples, in this folder:
 
     python validation.py --epoch 6
+    python validation.py --show 103000007 103000042 --split testB
+
+The number after a tag is σ(logit), from 0 to 1; that of a caption is its log probability.
 """
 
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import torch
 from jsonargparse.typing import NonNegativeInt
-from torch.nn import functional as F
+from tqdm import tqdm
 
 from kddcup.checkpoint import find_checkpoint
 from kddcup.config import ValidationSettings, parse_settings
-from kddcup.errors import run_script
+from kddcup.errors import UserError, run_script
 from kddcup.metrics import with_interval
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.scoring import Split, score_table
-from kddcup.text import Vocabulary
-from kddcup.training import pick_device
-from kddcup.tsv import Row, Table
+from kddcup.processes import pick_device
+from kddcup.scoring import Split, check_dimension, score_table
+from kddcup.tsv import Table
+from multilabel.description import describe, find_products, first_products
 from multilabel.model import MultiLabelClassifier
-
-TAGS = 15
 
 
 @dataclass
@@ -32,40 +32,37 @@ class TagSettings(ValidationSettings):
     """Settings of validation in stage 2.
 
     Args:
-        images: how many of the valid table to show tags and captions of.
+        images: how many products of the valid table to show tags and captions of.
+        show: ids of products to show tags and captions of, instead of scoring the valid table.
+        split: the table that has the products of --show.
     """
 
     images: NonNegativeInt = 3
+    show: list[int] = field(default_factory=list)
+    split: Literal["train", "valid", "testA", "testB"] = "valid"
 
 
 def main() -> None:
     """Rank valid by tags and show a few images."""
     settings = parse_settings(TagSettings, __doc__)
+    if settings.split != "valid" and not settings.show:
+        raise UserError(f"--split {settings.split} is for --show: name products with it")
     checkpoint = find_checkpoint("multilabel", settings.checkpoints_dir, settings.epoch)
     device = pick_device(settings.devices)
     config, vocabulary = checkpoint.config.model, checkpoint.vocabulary(settings.tokenizer)
     model = MultiLabelClassifier(config, vocabulary.start, vocabulary.end)
     checkpoint.load_into({"model": model})
     model.to(device).eval()
-    valid = Split(Path(settings.data_dir), "valid")
-    predictions = score_table(valid.table, model, vocabulary.encode_known, config.region_dim, device)
-    per_query = valid.ndcg(predictions)
-    for row in islice(Table(valid.table).rows("show"), settings.images):
-        show(row, model, vocabulary, device)
-    print(f"multilabel on valid: NDCG@5 {with_interval(per_query)}")
-
-
-@torch.inference_mode()
-def show(row: Row, model: MultiLabelClassifier, vocabulary: Vocabulary, device: torch.device) -> None:
-    """Print the tags and captions of a row's image."""
-    image = RegionBatch.from_images([(row.features, scale_boxes(row.boxes, row.image_h, row.image_w))])
-    heads = model.encode_images(image.to(device))
-    scores, words = F.logsigmoid(model.label_logits(heads)[0, 1:]).exp().topk(min(TAGS, len(vocabulary) - 1))
-    tags = (f"{vocabulary.tokens[word + 1]} {score:.2f}" for word, score in zip(words, scores, strict=True))
-    print(f"product {row.product_id}, found under '{row.query}'")
-    print(f"  tags: {', '.join(tags)}")
-    for score, caption in model.read_captions(heads[0, 0]):
-        print(f"  caption {score:6.2f}: {vocabulary.decode(caption)}")
+    split = Split(Path(settings.data_dir), settings.split if settings.show else "valid")
+    table = Table(split.table)
+    rows = find_products(table, settings.show) if settings.show else first_products(table, settings.images)
+    for row in rows:
+        check_dimension(split.table, row.features.shape[1], config.region_dim)
+    for row in tqdm(rows, desc="show", disable=None, leave=False):
+        tqdm.write(describe(row, model, vocabulary, device))
+    if not settings.show:
+        predictions = score_table(split.table, model, vocabulary.encode_known, config.region_dim, device)
+        print(f"multilabel on valid: NDCG@5 {with_interval(split.ndcg(predictions))}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import model2.train
 from kddcup.config import MatcherSettings, parse_settings
 from kddcup.loader import TrainLoader
 from kddcup.matching import MatcherData
+from kddcup.processes import launch
 from kddcup.sampling import NegativeSampler
-from kddcup.training import Trainer, launch
+from kddcup.training import Trainer
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 

@@ -8,7 +8,8 @@ from kddcup.checkpoint import RunConfig
 from kddcup.config import PretrainSettings, parse_settings
 from kddcup.errors import UserError, run_script
 from kddcup.loader import Batch
-from kddcup.training import Process, Trainer, launch
+from kddcup.processes import Process, launch
+from kddcup.training import Trainer
 from tests import small
 
 

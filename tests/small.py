@@ -12,10 +12,19 @@ from kddcup.text import TokenBatch
 CONFIG = ModelConfig(region_dim=8, width=8, vocabulary=20, ff=16, dropout=0.0)
 
 
+class Batches(list):
+    """Batches of every epoch."""
+
+    def epoch(self, epoch: int, device: torch.device, first: int = 0) -> list:
+        return self[first:]
+
+
 def images(*lengths: int, seed: int = 0) -> RegionBatch:
     torch.manual_seed(seed)
     total = sum(lengths)
-    return RegionBatch(torch.rand(total, CONFIG.region_dim), torch.rand(total, 5), torch.tensor(lengths))
+    return RegionBatch(
+        torch.rand(total, CONFIG.region_dim), torch.rand(total, 5), torch.tensor(lengths, dtype=torch.int64)
+    )
 
 
 def queries(*lists: list[int]) -> TokenBatch:

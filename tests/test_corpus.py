@@ -1,13 +1,12 @@
-import json
-
 import numpy as np
 import pytest
 import sklearn.cluster
 
 import kddcup.corpus
-from kddcup.corpus import MARKER, Corpus, cluster_queries, open_info, told_size, write_info
+from kddcup.corpus import INFO_FILES, Corpus, cluster_queries, open_info, told_size, write_info
 from kddcup.errors import UserError
 from kddcup.files import read_pickle
+from kddcup.markers import MARKER, write_marker
 from kddcup.ragged import Ragged
 from kddcup.text import Vocabulary, WordVectors, build_lexicon, save_vocabulary
 
@@ -54,7 +53,7 @@ def write_corpus(folder, texts=TEXTS, query_ids=QUERY_IDS, rows=ROWS):
     vocabulary, words = build_lexicon(texts, 8, seed=0)
     save_vocabulary(folder / "vocabulary", vocabulary, words)
     write_info(folder, columns_of(rows), query_ids, texts, vocabulary, words, seed=0)
-    (folder / MARKER).write_text(json.dumps({"size": "small"}))
+    write_marker(folder, INFO_FILES, {"size": "small"})
     return vocabulary
 
 
@@ -263,5 +262,6 @@ def test_a_vocabulary_too_small_for_the_queries_is_refused(tmp_path):
     words = WordVectors(np.zeros((4, 8), np.float32), np.ones(8, np.float32), np.zeros(8, np.float32))
     vocabulary = Vocabulary("lexicon", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     save_vocabulary(tmp_path / "info" / "vocabulary", vocabulary, words)
+    write_marker(tmp_path / "info", INFO_FILES, {"size": "small"})
     with pytest.raises(UserError, match=r"fewer words than .*python preprocess\.py --force"):
         open_info(tmp_path)

@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from kddcup.files import (
     write_tensors,
     write_text,
 )
+
+WRITER = "import sys; from kddcup.files import write_text; write_text(sys.argv[1], 'second')"
 
 
 class Runs:
@@ -179,7 +183,6 @@ def test_a_checkpoint_that_would_run_a_command_is_refused_and_does_not_run_it(tm
     assert not ran.exists()
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_torn_checkpoint_is_a_users_error_wherever_it_is_torn(tmp_path, zipped):
     torch.save({"a": torch.rand(5), "b": [1, 2.5]}, tmp_path / "t", _use_new_zipfile_serialization=zipped)
@@ -227,3 +230,26 @@ def test_a_pickle_with_an_array_of_another_type_is_refused(tmp_path):
     (tmp_path / "p").write_bytes(content.replace(b"i8", b"M8"))
     with pytest.raises(UserError, match="an array of type 'M8'"):
         read_pickle(tmp_path / "p", "python preprocess.py")
+
+
+def test_two_runs_that_write_one_file_at_once_leave_one_of_both_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with whole(path) as part:
+        part.write_bytes(b"first, half of it")
+        subprocess.run(command, check=True)
+        assert path.read_bytes() == b"second"
+        part.write_bytes(b"first")
+    assert path.read_bytes() == b"first"
+    assert [one.name for one in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
+    left = tmp_path / f".file.txt.{killed.stdout.decode().strip()}.part"
+    left.write_bytes(b"half")
+    running = tmp_path / f".file.txt.{os.getppid()}.part"
+    running.write_bytes(b"of a run that goes on")
+    write_text(tmp_path / "file.txt", "whole")
+    assert not left.exists()
+    assert running.exists()

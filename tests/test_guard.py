@@ -6,7 +6,8 @@ import torch
 
 from kddcup.errors import UserError
 from kddcup.guard import FinitenessGuard
-from kddcup.training import Process
+from kddcup.processes import Process
+from tests import small
 from tests.conftest import run_script
 from tests.poisoned import Poisoned, batch, trainer
 
@@ -33,12 +34,13 @@ def test_the_step_after_names_a_step_that_was_not_finite_and_nothing_has_changed
 def test_the_last_step_of_an_epoch_is_looked_at_too():
     run = trainer(Poisoned([1.0, float("nan")]), ALONE)
     with pytest.raises(UserError, match="epoch 3, step 1: a loss is not finite"):
-        run.steps(3, [batch(1), batch(2)], 2)
+        run.steps(3, small.Batches([batch(1), batch(2)]))
 
 
 def test_a_gradient_that_is_not_finite_under_a_finite_loss():
     guard = FinitenessGuard(0, 1, CPU)
-    found = guard.flag("step 4", [torch.tensor(1.0)], [torch.tensor([1.0, float("inf")])], np.arange(20))
+    gradients = [torch.tensor([1.0, float("inf")])]
+    found = guard.flag("step 4", [torch.tensor(1.0)], gradients, np.arange(20), False)
     assert found > 0
     with pytest.raises(UserError, match="step 4: a gradient is not finite; rank 0 had products 0, 1, .*, …"):
         guard.check()
@@ -57,6 +59,6 @@ def test_all_ranks_end_at_the_same_step_and_say_which_rank_it_was():
 def test_finite_steps_pass():
     guard = FinitenessGuard(0, 1, CPU)
     for step in range(3):
-        found = guard.flag(f"step {step}", [torch.tensor(1.0)], [torch.ones(3)], np.arange(2))
+        found = guard.flag(f"step {step}", [torch.tensor(1.0)], [torch.ones(3)], np.arange(2), False)
         assert found == 0
     guard.check()

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -7,8 +8,13 @@ from torch.nn import functional as F
 
 import multilabel.model
 from kddcup.loader import Batch
+from kddcup.regions import RegionBatch, scale_boxes
+from kddcup.text import SPECIALS, Vocabulary
+from kddcup.tsv import Row
+from multilabel.description import describe
 from multilabel.model import MultiLabelClassifier, tagging_loss
 from tests import small
+from tests.conftest import assert_one_line_error, run_script
 
 START, END = 2, 3
 
@@ -109,3 +115,57 @@ def test_all_but_the_word_vectors_moves(model):
     sum(model(Batch(small.queries([4, 5], [6]), small.images(2, 3), np.arange(2))).values()).backward()
     still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert still == {"embed.weight"}
+
+
+def show(trained, *flags: object):
+    told = ["--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel", *flags]
+    return run_script("multilabel", "validation.py", *told)
+
+
+def listed(trained, split: str) -> list[str]:
+    """Product ids of a table, each once."""
+    lines = (trained / "data" / split / f"{split}.tsv").read_text().splitlines()[1:]
+    return list(dict.fromkeys(line.split("\t")[0] for line in lines))
+
+
+@pytest.mark.parametrize("split", ["valid", "testB"])
+def test_products_of_a_table_are_shown_in_the_order_asked_for(trained, split):
+    wanted = [listed(trained, split)[place] for place in (40, 3)]
+    done = show(trained, "--show", *wanted, "--split", split)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^product (\d+), found under '", done.stdout, re.MULTILINE) == wanted
+    for line in re.findall(r"^  tags: (.*)$", done.stdout, re.MULTILINE):
+        scores = [float(tag.rpartition(" ")[2]) for tag in line.split(", ")]
+        assert len(scores) == 15
+        assert 0 <= min(scores) <= max(scores) <= 1
+        assert scores == sorted(scores, reverse=True)
+    assert done.stdout.count("  caption ") >= 2
+    assert "NDCG" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--show", "7", "{known}", "8"], ["valid.tsv has no product 7, 8:"]),
+        (["--split", "testB"], ["--split testB is for --show"]),
+        (["--show", "7", "--data_dir", "absent"], ["absent/valid/valid.tsv"]),
+    ],
+)
+def test_what_cannot_be_shown_ends_in_one_line(trained, flags, expected):
+    known = listed(trained, "valid")[0]
+    assert_one_line_error(show(trained, *(flag.format(known=known) for flag in flags)), *expected)
+
+
+def test_a_description_has_the_sigmoid_of_the_logits(model):
+    vocabulary = Vocabulary("lexicon", [*SPECIALS, *(f"word{i}" for i in range(small.CONFIG.vocabulary - 4))])
+    rng = np.random.default_rng(0)
+    features, boxes = rng.random((2, 8), dtype=np.float32), np.float32([[0, 0, 5, 5], [1, 1, 9, 9]])
+    row = Row(5, 10, 10, boxes, features, np.zeros(2, np.int64), "red dress", *[0] * 5)
+    images = RegionBatch.from_images([(features, scale_boxes(boxes, 10, 10))])
+    logits = model.label_logits(model.encode_images(images))[0]
+    shown = describe(row, model, vocabulary, torch.device("cpu"))
+    assert shown.startswith("product 5, found under 'red dress'\n  tags: ")
+    for tag in re.search("tags: (.*)", shown)[1].split(", "):
+        word, score = tag.split()
+        logit = float(logits[vocabulary.tokens.index(word)])
+        assert float(score) == pytest.approx(1 / (1 + math.exp(-logit)), abs=0.005)

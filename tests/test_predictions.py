@@ -1,18 +1,27 @@
 import json
 from pathlib import Path
 
+import ir_measures
+import numpy as np
 import pytest
 
 from kddcup.errors import UserError
+from kddcup.metrics import ndcg_per_query
 from kddcup.predictions import (
     check_answered,
+    from_qrels,
+    from_run,
     ranking,
     read_answers,
     read_predictions,
+    to_qrels,
+    to_run,
     write_predictions,
     write_submission,
 )
+from tests.conftest import assert_one_line_error, run_script
 
+CONVERSIONS = {one.__name__: one for one in (to_run, from_run, to_qrels, from_qrels)}
 COMMAND = "cd model1; python validation.py"
 
 
@@ -61,10 +70,11 @@ def test_product_ids_may_be_strings_and_scores_whole_numbers(tmp_path):
         ({"1": [[7.5, 0.5]]}, "query 1: expected a list"),
         ({"1": [[True, 0.5]]}, "query 1: expected a list"),
         ({"1": [["seven", 0.5]]}, "query 1: expected a list"),
+        ({"1": [["7" * 5000, 0.5]]}, "query 1: expected a list"),
         ({"1": [[7, "high"]]}, "query 1: expected a list"),
         ({"1": [[7, None]]}, "query 1: expected a list"),
-        ('{"1": [[7, NaN]]}', "query 1: expected a list"),
-        ('{"1": [[7, Infinity]]}', "query 1: expected a list"),
+        ('{"1": [[7, NaN]]}', "it has NaN for a number"),
+        ('{"1": [[7, Infinity]]}', "it has Infinity for a number"),
         ('{"1": [[7, 1e999]]}', "query 1: expected a list"),
         ('{"1": [[7, 1' + "0" * 400 + "]]}", "query 1: expected a list"),
         ({"1": [[7, 0.5], ["7", 0.4]]}, "query 1: a product is listed twice"),
@@ -131,3 +141,132 @@ def test_the_submission_has_the_five_best_of_each_query_in_file_order(tmp_path):
     assert (tmp_path / "submission.csv").read_bytes() == (
         b"query-id,product1,product2,product3,product4,product5\n31,1,2,3,4,5\n4,50,40,,,\n9,5,3,4,1,2\n"
     )
+
+
+def converted(conversion, source, target):
+    """What a conversion writes."""
+    CONVERSIONS[conversion](str(source), str(target))
+    return target.read_text()
+
+
+def test_predictions_become_a_run_and_come_back_to_the_byte(tmp_path):
+    predictions = {
+        "12": [(7, 0.1 + 0.2), (3, -1e-9)],
+        "5": [(9, 1.0), (2, 0.5), (8, 0.5), (1, 0.5), (4, -2.5e-300)],
+    }
+    write_predictions(tmp_path / "valid pred.json", predictions)
+    assert converted("to_run", tmp_path / "valid pred.json", tmp_path / "run") == (
+        "12 Q0 7 1 0.30000000000000004 valid_pred\n"
+        "12 Q0 3 2 -1e-09 valid_pred\n"
+        "5 Q0 9 1 1.0 valid_pred\n"
+        "5 Q0 2 2 0.5 valid_pred\n"
+        "5 Q0 8 3 0.5 valid_pred\n"
+        "5 Q0 1 4 0.5 valid_pred\n"
+        "5 Q0 4 5 -2.5e-300 valid_pred\n"
+    )
+    back = converted("from_run", tmp_path / "run", tmp_path / "back.json")
+    assert back == (tmp_path / "valid pred.json").read_text()
+
+
+def test_a_run_of_any_origin_is_ordered_by_score_and_then_by_rank(tmp_path):
+    run = tmp_path / "run"
+    run.write_bytes(b"b Q0 1 1 1 t\r\na\tQ0\t1 2 0.5 t\n\n a Q0 2 1 0.5 t \na Q0 3 9 7e-1 t\na Q0 4 1 0.1 t")
+    assert json.loads(converted("from_run", run, tmp_path / "p.json")) == {
+        "b": [[1, 1.0]],
+        "a": [[3, 0.7], [2, 0.5], [1, 0.5], [4, 0.1]],
+    }
+
+
+def test_answers_become_qrels_and_come_back_to_the_byte(tmp_path):
+    (tmp_path / "a.json").write_text('{"3": [7, 8], "1": [9]}\n')
+    assert converted("to_qrels", tmp_path / "a.json", tmp_path / "qrels") == "3 0 7 1\n3 0 8 1\n1 0 9 1\n"
+    assert converted("from_qrels", tmp_path / "qrels", tmp_path / "b.json") == '{"3": [7, 8], "1": [9]}\n'
+
+
+def test_what_qrels_judge_irrelevant_is_no_answer(tmp_path, capsys):
+    (tmp_path / "qrels").write_text("1 0 7 2\n1 0 8 0\n2 0 7 0\n1 0 9 -1\n3 0 6 1\n")
+    answers = converted("from_qrels", tmp_path / "qrels", tmp_path / "a.json")
+    assert json.loads(answers) == {"1": [7], "3": [6]}
+    expected = f"{tmp_path / 'qrels'}: 1 queries have no relevant product and are left out\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_ir_measures_finds_the_same_figures_in_run_and_qrels(tmp_path):
+    rng = np.random.default_rng(0)
+    predictions, answers = {}, {}
+    for query in map(str, range(40)):
+        products = rng.permutation(30)[: rng.integers(1, 20)].tolist()
+        scores = np.sort(rng.random(len(products)))[::-1].tolist()
+        predictions[query] = list(zip(products, scores, strict=True))
+        answers[query] = rng.permutation(30)[: rng.integers(1, 9)].tolist()  # some are no candidates
+    write_predictions(tmp_path / "p.json", predictions)
+    (tmp_path / "a.json").write_text(json.dumps(answers))
+    converted("to_run", tmp_path / "p.json", tmp_path / "run")
+    converted("to_qrels", tmp_path / "a.json", tmp_path / "qrels")
+    found = ir_measures.iter_calc(
+        [ir_measures.nDCG @ 5],
+        ir_measures.read_trec_qrels(str(tmp_path / "qrels")),
+        ir_measures.read_trec_run(str(tmp_path / "run")),
+    )
+    expected = dict(zip(answers, ndcg_per_query(ranking(predictions), answers), strict=True))
+    assert {one.query_id: one.value for one in found} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("conversion", "content", "expected"),
+    [
+        ("from_run", "1 Q0 7 1 0.5 t\n1 Q0 8 2 0.4\n", "line 2: expected query Q0 product rank score tag"),
+        ("from_run", "1 Q0 7 1 0.5 t more\n", "line 1: expected query"),
+        ("from_run", "\n1 Q0 seven 1 0.5 t\n", "line 2: expected query"),
+        ("from_run", "1 Q0 7 first 0.5 t\n", "line 1: expected query"),
+        ("from_run", "1 Q0 7 1 high t\n", "line 1: expected query"),
+        ("from_run", "1 Q0 7 1 nan t\n", "line 1: expected query"),
+        ("from_run", "1 Q0 7 1 1e999 t\n", "line 1: 1e999 is no finite score"),
+        ("from_run", "1 Q0 7 1 1e t\n", "line 1: 1e is no finite score"),
+        (
+            "from_run",
+            "1 Q0 7 1 0.5 t\n2 Q0 7 1 0.5 t\n1 Q0 07 2 0.4 t\n",
+            "line 3: product 07 is listed twice",
+        ),
+        ("from_run", f"1 Q0 {'9' * 5000} 1 0.5 t\n", "line 1: expected query"),
+        ("from_run", " \n\n", "is empty: expected lines of query Q0"),
+        ("from_run", "1 Q0 7 1 0.5 \udcff\n", "is not UTF-8"),
+        ("from_qrels", "1 0 7 1\n1 0 8 1 0.5 t\n", "line 2: expected query 0 product relevance"),
+        ("from_qrels", "1 0 7 0.5\n", "line 1: expected query"),
+        ("from_qrels", "1 0 7 1\n1 0 7 0\n", "line 2: product 7 is listed twice"),
+        ("from_qrels", "1 0 7 0\n", "no product of a relevance above 0"),
+        ("to_run", '{"a b": [[7, 0.5]]}', "query id 'a b'"),
+        ("to_run", '{"a": 7}', "query a: expected a list"),
+        ("to_qrels", '{"": [7]}', "query id ''"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_converted_ends_in_one_line_and_writes_nothing(
+    tmp_path, conversion, content, expected
+):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError) as caught:
+        CONVERSIONS[conversion](str(source), str(target))
+    message = str(caught.value)
+    assert message.startswith(str(source))
+    assert expected in message
+    assert "\n" not in message
+    assert not target.exists()
+
+
+def test_the_command_converts_and_a_bad_line_is_a_users_mistake(tmp_path):
+    command = ("-m", "kddcup.predictions")
+    run, predictions = tmp_path / "run", tmp_path / "p.json"
+    run.write_text("1 Q0 7 1 0.5 t\n")
+    done = run_script(".", *command, "from_run", run, predictions)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_predictions(predictions, COMMAND) == {"1": [(7, 0.5)]}
+    run.write_text("1 Q0 7\n")
+    done = run_script(".", *command, "from_run", run, predictions)
+    assert_one_line_error(done, f"{run}, line 1: expected query Q0 product rank score tag")
+
+
+def test_candidates_that_are_not_best_first_are_put_so_and_ties_stay(tmp_path):
+    path = written(tmp_path, {"1": [[7, 0.1], [8, 0.9], [9, 0.1]]})
+    assert read_predictions(path, COMMAND) == {"1": [(8, 0.9), (7, 0.1), (9, 0.1)]}

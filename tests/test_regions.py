@@ -1,9 +1,23 @@
+import io
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from kddcup.errors import UserError
-from kddcup.regions import GrowingArray, RegionBatch, RegionStore, scale_boxes, write_array
+from kddcup.files import write_json
+from kddcup.markers import MARKER, write_marker
+from kddcup.regions import (
+    STORE_FILES,
+    GrowingArray,
+    RegionBatch,
+    RegionStore,
+    open_array,
+    scale_boxes,
+    write_array,
+)
 
 DIM = 3
 LENGTHS = (2, 1, 4, 3, 1)
@@ -33,6 +47,7 @@ def write_store(folder, dtype=np.float32):
     write_array(folder / "boxes.npy", np.concatenate([boxes for _, boxes in images.values()]))
     write_array(folder / "offsets.npy", np.cumsum([0, *LENGTHS]))
     write_array(folder / "product_ids.npy", np.array(IDS))
+    write_marker(folder, STORE_FILES, {})
     return images
 
 
@@ -68,6 +83,21 @@ def test_a_growing_array_is_a_plain_npy_file(tmp_path, dtype):
         loaded = np.load(tmp_path / "a.npy", mmap_mode=mode)
         assert loaded.dtype == dtype
         np.testing.assert_array_equal(loaded, np.concatenate(parts))
+
+
+def test_a_growing_array_goes_on_after_the_rows_that_count(tmp_path):
+    rows = np.random.default_rng(0).random((9, DIM), np.float32)
+    with open(tmp_path / "a.npy", "wb") as file:
+        growing = GrowingArray(file, DIM, np.float32)
+        growing.append(rows[:6])
+        assert growing.flush() == (tmp_path / "a.npy").stat().st_size
+    with open(tmp_path / "a.npy", "r+b") as file:
+        growing = GrowingArray(file, DIM, np.float32, rows=4)
+        growing.append(rows[4:])
+        growing.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), rows)
+    np.save(tmp_path / "plain.npy", rows)
+    assert (tmp_path / "a.npy").stat().st_size == (tmp_path / "plain.npy").stat().st_size
 
 
 def test_a_growing_arrays_header_has_room_for_any_number_of_rows(tmp_path):
@@ -124,15 +154,70 @@ def test_a_torn_file_is_refused(tmp_path, kept):
     write_store(tmp_path)
     content = (tmp_path / "features.npy").read_bytes()
     (tmp_path / "features.npy").write_bytes(content[:kept])
-    with pytest.raises(UserError, match=r"preprocess\.py --force"):
+    with pytest.raises(UserError, match=r"features\.npy has .* bytes and had .*preprocess\.py .*--force"):
+        RegionStore(tmp_path)
+    write_marker(tmp_path, STORE_FILES, {})
+    with pytest.raises(UserError, match=r"features\.npy cannot be read \(.*preprocess\.py --force"):
         RegionStore(tmp_path)
 
 
-def test_a_file_of_objects_is_refused(tmp_path):
+def test_a_store_without_its_marker_is_unfinished(tmp_path):
     write_store(tmp_path)
-    np.save(tmp_path / "product_ids.npy", np.array([print, 2], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"preprocess\.py --force"):
+    (tmp_path / "complete.json").unlink()
+    with pytest.raises(UserError, match=r"complete\.json does not exist: run 'python preprocess\.py"):
         RegionStore(tmp_path)
+
+
+def npy(header):
+    """A ``.npy`` file of 96 bytes under a header that need not fit them."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(96)
+
+
+def saved(save, *args, **options):
+    """The bytes that a function of numpy saves."""
+    buffer = io.BytesIO()
+    save(buffer, *args, **options)
+    return buffer.getvalue()
+
+
+PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 3)}\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(np.save, np.array([[print, 2]], object), allow_pickle=True),
+        saved(np.savez, features=np.zeros((8, 3), np.float32)),
+        pickle.dumps(np.zeros((8, 3), np.float32)),
+        npy(PLAIN.replace("8", "9")),
+        npy(PLAIN.replace("8", "1" + 11 * "0")),
+        npy(PLAIN.replace("8", str(2**62))),
+        npy(PLAIN.replace("8", str(2**70))),
+        npy(PLAIN.replace("8, 3", "-8, -3")),
+        npy(PLAIN.replace("8, 3", "24,")),
+        npy(PLAIN.replace("8, 3", "4, 2, 3")),
+        npy(PLAIN.replace("<f4", ">f4")),
+        npy(PLAIN.replace("<f4", "|V0")),
+        npy(PLAIN.replace("<f4", "<i4")),
+        npy(PLAIN.replace("'<f4'", "[('a', '<f4')]")),
+        npy(PLAIN.replace("(8, 3)", "print('run')")),
+        npy(60_000 * "("),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+    ],
+)
+def test_a_file_that_is_no_array_of_its_size_and_type_is_refused(tmp_path, content, capsys):
+    write_store(tmp_path)
+    (tmp_path / "features.npy").write_bytes(content)
+    write_marker(tmp_path, STORE_FILES, {})
+    with pytest.raises(UserError, match=r"features\.npy cannot be read \(.*preprocess\.py --force") as caught:
+        RegionStore(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_header_that_fits_is_read(tmp_path):
+    (tmp_path / "a.npy").write_bytes(npy(PLAIN))
+    assert open_array(tmp_path / "a.npy", 2, "float32").shape == (8, 3)
 
 
 @pytest.mark.parametrize(
@@ -141,15 +226,33 @@ def test_a_file_of_objects_is_refused(tmp_path):
         ("features.npy", np.zeros((10, DIM), np.float32)),
         ("boxes.npy", np.zeros((12, 5), np.float32)),
         ("offsets.npy", np.array([0, 2, 3, 7, 10, 12])),
+        ("boxes.npy", np.zeros((11, 4), np.float32)),
         ("offsets.npy", np.array([0, 3, 7, 10, 11])),
+        ("offsets.npy", np.array([1, 2, 3, 7, 10, 11])),
+        ("offsets.npy", np.array([0, 2, 1 << 40, 7, 10, 11])),
+        ("offsets.npy", np.array([0, 2, 2, 7, 10, 11])),
         ("product_ids.npy", np.arange(6)),
     ],
 )
 def test_arrays_of_different_runs_are_refused(tmp_path, name, other):
     write_store(tmp_path)
     np.save(tmp_path / name, other)
+    write_marker(tmp_path, STORE_FILES, {})
     with pytest.raises(UserError, match=r"different runs.*preprocess\.py --force"):
         RegionStore(tmp_path)
+
+
+def test_a_store_larger_than_the_memory_is_opened_and_read(tmp_path):
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    dim = 1 << 15
+    products = 2 * memory // (2 * dim)  # of one region each; the files have holes for bytes
+    for name, columns, dtype in (("features", dim, "float16"), ("boxes", 5, "float32")):
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", dtype, (products, columns))
+    write_array(tmp_path / "offsets.npy", np.arange(products + 1))
+    write_array(tmp_path / "product_ids.npy", np.arange(products))
+    write_json(tmp_path / MARKER, {"files": {}})
+    gathered = RegionStore(tmp_path).gather(np.array([products - 1, 0]))
+    assert gathered.features.shape == (2, dim)
 
 
 def test_an_empty_store_is_refused(tmp_path):
@@ -160,5 +263,6 @@ def test_an_empty_store_is_refused(tmp_path):
         "product_ids": np.zeros(0, np.int64),
     }.items():
         np.save(tmp_path / f"{name}.npy", array)
+    write_marker(tmp_path, STORE_FILES, {})
     with pytest.raises(UserError, match=r"preprocess\.py --force"):
         RegionStore(tmp_path)

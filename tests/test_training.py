@@ -13,13 +13,15 @@ from kddcup.corpus import open_info
 from kddcup.errors import UserError
 from kddcup.loader import Batch, TrainLoader
 from kddcup.matching import MatcherData
+from kddcup.processes import Process
 from kddcup.regions import RegionStore
 from kddcup.sampling import NegativeSampler, Toss
-from kddcup.training import Process, Trainer, TrainingData
+from kddcup.training import Trainer, TrainingData
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 from multilabel.model import MultiLabelClassifier
 from multilabel.train import parameter_groups
+from tests import small
 from tests.conftest import run_script
 
 CPU = torch.device("cpu")
@@ -124,7 +126,7 @@ def rates(trainer: Trainer, batch: list[Batch]) -> list[list[float]]:
     """Of each group, in epochs 0, 1 and 2."""
     found = []
     for epoch in range(3):
-        trainer.steps(epoch, [batch], 1)
+        trainer.steps(epoch, small.Batches([batch]))
         found.append([group["lr"] for group in trainer.optimizer.param_groups])
     return found
 

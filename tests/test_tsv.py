@@ -131,7 +131,10 @@ def test_the_checksum_tells_images_apart_and_leaves_the_query_out(tmp_path):
         ({"class_labels": np.ones(3, np.int64)}, ["class_labels", "24 bytes", "2 × 1 × 8 = 16"]),
         ({"class_labels": np.ones(2, np.int32)}, ["class_labels", "8 bytes", "16"]),
         ({"features": with_one(np.nan, (2, DIM))}, ["features", "not finite"]),
+        ({"features": with_one(-np.inf, (2, DIM))}, ["features", "not finite"]),
         ({"boxes": with_one(np.inf, (2, 4))}, ["boxes", "not finite"]),
+        ({"boxes": with_one(-2e9, (2, 4))}, ["boxes", "beyond ±1e+09 pixels"]),
+        ({"class_labels": np.array([3, -1])}, ["class_labels holds -1", "expected ids from 0"]),
         ({"query": "a\tb"}, ["expected 9", "found 10"]),
     ],
 )

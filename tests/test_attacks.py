@@ -1,0 +1,570 @@
+"""Files of strangers who mean harm: each is refused in one line, and nothing of what it asks for happens."""
+
+import copyreg
+import gzip
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import kddcup.unpickler
+from kddcup.checkpoint import Checkpoint
+from kddcup.errors import UserError
+from kddcup.files import read_arrays, read_json, read_pickle, write_pickle
+from kddcup.predictions import read_answers, read_predictions
+from kddcup.release import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, verify
+from kddcup.text import Vocabulary, read_bert
+from tests.conftest import assert_one_line_error, run_script
+
+EXTENSION = 240
+
+
+class Touches:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class Reached:
+    """Is made, or gets a state, without REDUCE."""
+
+    def __new__(cls, *args, **options):
+        if args or options:
+            os.system(f"touch {[*args, *options.values()][0]}")
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        os.system(f"touch {state}")
+
+
+def text(value: str) -> bytes:
+    """A string on the stack."""
+    return b"\x8c" + bytes([len(value.encode())]) + value.encode()
+
+
+def found(module: str, name: str) -> bytes:
+    """What STACK_GLOBAL finds."""
+    return text(module) + text(name) + b"\x93"
+
+
+def of_reached(opcodes: bytes) -> bytes:
+    return opcodes.replace(b"HERE", __name__.encode())
+
+
+def routes(ran) -> dict[str, bytes]:
+    """Pickles that run ``touch RAN``, or would change the process: a pickle by the route that it takes."""
+    command = text(f"touch {ran}")
+    where = text(str(ran))
+    line = f"touch {ran}\n".encode()
+    dtype = found("numpy", "dtype") + text("i8") + b"\x89\x88\x87R"
+    order = b"K\x03" + text("<")
+    array = found("numpy._core.multiarray", "_reconstruct")
+    empty = found("numpy", "ndarray") + b"K\x00\x85C\x01b\x87"
+    return {
+        "GLOBAL REDUCE": b"cposix\nsystem\n(" + command + b"tR.",
+        "STACK_GLOBAL REDUCE": b"\x80\x04" + found("posix", "system") + command + b"\x85R.",
+        "builtins eval": b"\x80\x04"
+        + found("builtins", "eval")
+        + text(f"open({str(ran)!r}, 'w')")
+        + b"\x85R.",
+        "INST": b"(S'" + line.strip() + b"'\niposix\nsystem\n.",
+        "OBJ": b"(cposix\nsystem\n" + command + b"o.",
+        "NEWOBJ": of_reached(b"cHERE\nReached\n") + where + b"\x85\x81.",
+        "NEWOBJ_EX": b"\x80\x04" + found(__name__, "Reached") + b")}" + text("path") + where + b"s\x92.",
+        "BUILD __setstate__": b"\x80\x04" + found(__name__, "Reached") + b")\x81" + where + b"b.",
+        "BUILD of a module's name": b"\x80\x04" + array + b"N}" + text("__module__") + where + b"s\x86b.",
+        "BUILD of the class": b"\x80\x04" + array + b"N}" + text("__setstate__") + where + b"s\x86b.",
+        "BUILD of numpy.dtype": b"\x80\x04"
+        + found("numpy", "dtype")
+        + b"N}"
+        + text("x")
+        + where
+        + b"s\x86b.",
+        "EXT1": b"\x80\x02\x82" + bytes([EXTENSION]) + command + b"\x85R.",
+        "EXT2": b"\x80\x02\x83" + struct.pack("<H", EXTENSION) + command + b"\x85R.",
+        "EXT4": b"\x80\x02\x84" + struct.pack("<i", EXTENSION) + command + b"\x85R.",
+        "PERSID": b"P" + line + b".",
+        "BINPERSID": command + b"Q.",
+        "NEXT_BUFFER": b"\x80\x05\x97.",
+        "dotted name": b"\x80\x04" + found("numpy._core.multiarray", "_reconstruct.__init__") + b".",
+        "dotted module": b"\x80\x04" + found("numpy", "f2py.os.system") + command + b"\x85R.",
+        "name of numpy": b"\x80\x04" + found("numpy", "load") + where + b"\x85R.",
+        "numpy's scalar": b"\x80\x04" + found("numpy._core.multiarray", "scalar") + b")R.",
+        "array of a subclass": b"\x80\x04" + array + found("numpy", "memmap") + b"K\x00\x85C\x01b\x87R.",
+        "array made by the type": b"\x80\x04"
+        + found("numpy", "ndarray")
+        + b"K\x01\x85"
+        + text("O")
+        + b"\x86R.",
+        "array of objects": b"\x80\x04" + found("numpy", "dtype") + text("O8") + b"\x89\x88\x87R.",
+        "code beneath an array of objects": pickle.dumps(np.array([Touches(ran)], object), protocol=4),
+        "code as an array's state": b"\x80\x04" + array + empty + b"R" + found("posix", "system") + b"b.",
+        "fields of a number": b"\x80\x04" + dtype + b"(" + order + b"N" + text("ab") + b"}K\x08K\x01K\x01tb.",
+        "subarray of a number": b"\x80\x04" + dtype + b"(" + order + b"K\x09NNJ\xff\xff\xff\xffK\x01K\x00tb.",
+        "flags of objects on a number": b"\x80\x04" + dtype + b"(" + order + b"NNNK\x08K\x01K\x3ftb.",
+        "a bare dtype": b"\x80\x04" + dtype + b".",
+        "code in the memo": b"\x80\x04" + found("posix", "system") + b"\x940h\x00" + command + b"\x85R.",
+        "a set": b"\x80\x04\x8f.",
+        "bytes": b"\x80\x04C\x01a.",
+        "a tuple": b"\x80\x04}" + text("a") + b"K\x01\x85s.",
+        "a tuple for a key": b"\x80\x04}K\x01\x85K\x01s.",
+    }
+
+
+ROUTES = list(routes("RAN"))
+
+
+@pytest.fixture
+def ran(tmp_path):
+    """The file that is there once an attack has had its way."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def extension():
+    copyreg.add_extension("posix", "system", EXTENSION)
+    pickle.loads(b"\x80\x02\x82" + bytes([EXTENSION]) + b".")  # the code is now found without find_class
+    yield
+    copyreg.remove_extension("posix", "system", EXTENSION)
+
+
+def assert_refused(read, *args, naming):
+    with pytest.raises(UserError) as caught:
+        read(*args)
+    message = str(caught.value)
+    assert str(naming) in message
+    assert "\n" not in message
+    assert len(message) < 1000
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_pickle_runs_nothing_by_any_route(tmp_path, ran, route):
+    path = tmp_path / "data.pkl"
+    path.write_bytes(routes(ran)[route])
+    before = {name: vars(getattr(kddcup.unpickler, name)).copy() for name in ("_Array", "_NumberType")}
+    assert_refused(read_pickle, path, "python preprocess.py", naming=path)
+    assert not ran.exists()
+    for name, attributes in before.items():
+        assert dict(vars(getattr(kddcup.unpickler, name))) == attributes
+    write_pickle(path, {"a": np.arange(3)})
+    assert read_pickle(path, "python preprocess.py")["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.parametrize(
+    "route",
+    [
+        *("GLOBAL REDUCE", "STACK_GLOBAL REDUCE", "builtins eval", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"),
+        *(
+            "BUILD __setstate__",
+            "EXT1",
+            "EXT2",
+            "EXT4",
+            "code in the memo",
+            "code beneath an array of objects",
+        ),
+    ],
+)
+def test_the_routes_lead_there_where_nothing_refuses_them(ran, route):
+    pickle.loads(routes(ran)[route])
+    assert ran.exists()
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_checkpoint_runs_nothing_by_any_route(tmp_path, ran, route, zipped):
+    path, content = tmp_path / "model-epoch0.pth", routes(ran)[route]
+    torch.save({"item": {}}, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, value in entries.items():
+                archive.writestr(name, content if name.endswith("data.pkl") else value)
+    else:
+        path.write_bytes(path.read_bytes().replace(pickle.dumps({"item": {}}, protocol=2), content))
+        assert content in path.read_bytes()
+    assert_refused(Checkpoint.read, path, "python train.py", naming=path)
+    assert not ran.exists()
+
+
+def test_a_checkpoint_of_the_oldest_format_and_one_with_a_program_in_it_are_refused(tmp_path, ran):
+    path = tmp_path / "model-epoch0.pth"
+    with tarfile.open(path, "w") as tar:
+        for name in ("storages", "tensors", "pickle"):
+            add(tar, name, routes(ran)["GLOBAL REDUCE"])
+    assert_refused(Checkpoint.read, path, "python train.py", naming=path)
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    assert_refused(Checkpoint.read, path, "python train.py", naming=path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("script", ["multilabel", "model1", "model2"])
+def test_a_stage_ends_in_one_line_at_a_checkpoint_that_would_run_code(tmp_path, ran, script):
+    torch.save({"item": Touches(ran), "model": Touches(ran)}, tmp_path / "model-epoch0.pth")
+    done = run_script(script, "validation.py", "--checkpoints_dir", tmp_path, "--epoch", 0)
+    assert_one_line_error(done, "model-epoch0.pth is no checkpoint that can be read safely")
+    assert not ran.exists()
+
+
+MEMORY = {
+    "a place in the memo far away": b"\x80\x02]r\xff\xff\xff\x7f.",
+    "a place in the memo, written out": b"(lp9999999999\n.",
+    "a long string": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"a.",
+    "long bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"a.",
+    "a long bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"a.",
+    "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.",
+    "a long number": b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"a.",
+    "a number of many digits": b"I" + b"9" * 5000 + b"\n.",
+    "lists in lists": b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "tuples in tuples, for a key": b"\x80\x04})" + b"\x85" * 1_000_000 + b"K\x01s.",
+    "laughs": b"\x80\x04]\x94" + b"".join(b"]\x94(h%c" % i + b"h%c" % i * 9 + b"e" for i in range(60)) + b".",
+    "a list in itself": b"\x80\x04]\x94h\x00a.",
+    "an array larger than its bytes": b"".join(
+        (
+            b"\x80\x04",
+            found("numpy._core.multiarray", "_reconstruct"),
+            found("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R",
+            b"(K\x01\x8a\x06\0\0\0\0\0\x10\x85" + found("numpy", "dtype") + text("i8") + b"\x89\x88\x87R",
+            b"\x89C\x08aaaaaaaatb.",
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_a_pickle_that_asks_for_more_than_there_is_gets_nothing(tmp_path, name):
+    (tmp_path / "data.pkl").write_bytes(MEMORY[name])
+    assert_refused(read_pickle, tmp_path / "data.pkl", "python preprocess.py", naming="data.pkl")
+
+
+def test_many_arrays_of_the_same_bytes_are_refused(tmp_path):
+    path = tmp_path / "data.pkl"
+    write_pickle(path, {str(i): np.full(1000, 7, np.uint8) for i in range(1, 5)})
+    content = path.read_bytes().replace(path.read_bytes()[2:11], b"")  # without FRAME
+    first = content.index(b"B\xe8\x03\x00\x00") + 5 + 1000  # BINBYTES
+    number = content[:first].count(b"\x94")  # its place in the memo, as MEMOIZE follows
+    head, tail = content[: first + 1], content[first + 1 :]
+    bytes_again = b"B\xe8\x03\x00\x00" + b"\x07" * 1000
+    assert tail.count(bytes_again) == 3
+    path.write_bytes(head + tail.replace(bytes_again, b"h%c" % number))
+    assert_refused(read_pickle, path, "python preprocess.py", naming="more than its own size")
+
+
+def test_an_array_that_occurs_twice_comes_back_twice(tmp_path):
+    array = np.asfortranarray(np.arange(2000, dtype=np.int32).reshape(40, 50))
+    write_pickle(tmp_path / "data.pkl", {"a": array, "b": array, "none": np.empty((0, 3), np.float16)})
+    content = read_pickle(tmp_path / "data.pkl", "python preprocess.py")
+    np.testing.assert_array_equal(content["a"], array)
+    assert content["a"] is content["b"]
+    assert content["a"].flags.writeable
+    assert content["none"].shape == (0, 3)
+    assert content["none"].dtype == np.float16
+
+
+def add(tar, name: str, content: bytes = b"", **attributes) -> None:
+    """Add a member to an archive; ``attributes`` are those of its TarInfo."""
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    for attribute, value in attributes.items():
+        setattr(entry, attribute, value)
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def zip_bomb(path, name: str, start: bytes = b"") -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, start + bytes(50_000_000))
+
+
+def test_a_zip_that_unpacks_to_more_than_itself_is_no_checkpoint_and_no_arrays(tmp_path):
+    zip_bomb(tmp_path / "model-epoch0.pth", "model/data.pkl", b"\x80\x02}.")
+    assert_refused(Checkpoint.read, tmp_path / "model-epoch0.pth", "x", naming="more than its own size")
+    zip_bomb(tmp_path / "vectors.npz", "vectors.npy", npy_header("<f8", (6_000_000,)))
+    assert_refused(read_arrays, tmp_path / "vectors.npz", "x", naming="more than its own size")
+
+
+def npy_header(kind: str, shape: tuple, extra: str = "") -> bytes:
+    header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, {extra}}}\n".encode()
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy_header("<f8", (1 << 50,)),
+        npy_header("|O", (1,)) + pickle.dumps([Touches("/none")]),
+        npy_header("<f8", (1,), "'more': " + "[" * 5000),
+        npy_header("<f8", (1,), " " * 20_000),
+        pickle.dumps(Touches("/none")),
+    ],
+    ids=["shape", "objects", "nested", "long", "pickle"],
+)
+def test_arrays_with_a_hostile_header_are_refused(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "vectors.npz", "w") as archive:
+        archive.writestr("vectors.npy", content)
+    assert_refused(read_arrays, tmp_path / "vectors.npz", "x", naming="vectors.npz")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b"9" * 5000, b"[NaN]", b"[-Infinity]", b'{"a": Infinity}']
+)
+def test_json_that_no_program_should_read_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    assert_refused(read_json, tmp_path / "a.json", "get it again", naming="a.json is not JSON")
+
+
+@pytest.mark.parametrize("score", ["1e999", "-1e999", "9" * 400, '"1"', "null", "true", "[1]"])
+def test_predictions_with_a_score_that_is_no_finite_number_are_refused(tmp_path, score):
+    (tmp_path / "p.json").write_text(f'{{"1": [[2, {score}]]}}')
+    assert_refused(read_predictions, tmp_path / "p.json", "python validation.py", naming="p.json, query 1")
+
+
+@pytest.mark.parametrize("answers", ["[]", '{"1": [1e999]}', '{"1": ["2"]}', '{"1": {"2": 3}}', '{"1": []}'])
+def test_answers_that_are_not_product_ids_are_refused(tmp_path, answers):
+    (tmp_path / "valid_answer.json").write_text(answers)
+    assert_refused(read_answers, tmp_path / "valid_answer.json", naming="valid_answer.json")
+
+
+def test_settings_that_would_run_code_are_refused(tmp_path, ran):
+    (tmp_path / "evil.yaml").write_text(f"seed: !!python/object/apply:os.system ['touch {ran}']\n")
+    done = run_script(".", "preprocess.py", "--config", tmp_path / "evil.yaml")
+    assert done.returncode == 2
+    assert "python/object/apply:os.system" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not ran.exists()
+
+
+def raw_member(name: str, size: int, kind: bytes = b"0") -> bytes:
+    """A header that claims any size."""
+    entry = tarfile.TarInfo(name)
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def links_out(tar, outside):
+    add(tar, "info/out", type=tarfile.SYMTYPE, linkname=str(outside.parent))
+    add(tar, f"info/out/{outside.name}", b"x")
+
+
+def link_of_links(tar, outside):
+    add(tar, "info/a", type=tarfile.SYMTYPE, linkname=".")
+    add(tar, "info/a/b", type=tarfile.SYMTYPE, linkname="a/../..")
+    add(tar, f"info/a/b/{outside.name}", b"x")
+
+
+ARCHIVES = {
+    "absolute": lambda tar, outside: add(tar, str(outside), b"x"),
+    "dots": lambda tar, outside: add(tar, f"../{outside.name}", b"x"),
+    "dots within": lambda tar, outside: add(tar, f"info/../../{outside.name}", b"x"),
+    "only dots": lambda tar, outside: add(tar, "..", type=tarfile.DIRTYPE),
+    "symbolic link": links_out,
+    "link of links": link_of_links,
+    "link within": lambda tar, outside: add(tar, "info/a", type=tarfile.SYMTYPE, linkname="b"),
+    "hard link": lambda tar, outside: add(tar, "info/a", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+    "fifo": lambda tar, outside: add(tar, "info/a", type=tarfile.FIFOTYPE),
+    "character device": lambda tar, outside: add(tar, "info/a", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+    "block device": lambda tar, outside: add(tar, "info/a", type=tarfile.BLKTYPE, devmajor=7),
+    "name of control characters": lambda tar, outside: add(tar, "../\x1b[2J\nerror: none", b"x"),
+    "file below a file": lambda tar, outside: [add(tar, name, b"x") for name in ("info/a", "info/a/b")],
+    "the same name": lambda tar, outside: [add(tar, "info/a", b"x") for _ in range(2)],
+    "two folders": lambda tar, outside: [add(tar, name, b"x") for name in ("info/a", "more/a")],
+    "no folder": lambda tar, outside: add(tar, "a", b"x"),
+    "nothing": lambda tar, outside: None,
+    "long name": lambda tar, outside: add(tar, "info/" + "a" * 300, b"x"),
+    "many members": lambda tar, outside: [add(tar, f"info/{i}") for i in range(MAX_MEMBERS + 1)],
+    "much of one byte": lambda tar, outside: add(tar, "info/a", bytes(20_000_000)),
+    "long header": lambda tar, outside: add(tar, "info/" + "a/" * MAX_HEADER, b"x"),
+    "sparse by its attributes": lambda tar, outside: add(
+        tar,
+        "info/a",
+        b"x",
+        pax_headers={"GNU.sparse.size": str(1 << 35), "GNU.sparse.map": "0,1", "GNU.sparse.numblocks": "1"},
+    ),
+    "attributes of any length": lambda tar, outside: add(
+        tar, "info/a", b"x", pax_headers={"comment": "a" * 10_000_000}
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ARCHIVES)
+def test_an_archive_puts_nothing_where_it_does_not_belong(tmp_path, attack):
+    outside, path, data = tmp_path / "outside", tmp_path / "info.tar.gz", tmp_path / "data"
+    with tarfile.open(path, "w:gz") as tar:
+        ARCHIVES[attack](tar, outside)
+    assert_refused(extract, path, data, naming="info")
+    assert sorted(one.name for one in tmp_path.iterdir()) in (["info.tar.gz"], ["data", "info.tar.gz"])
+    assert not list(data.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        raw_member("info/a", 1 << 50),
+        raw_member("info/a", MAX_BYTES + 1),
+        raw_member("info/a", -512),
+        raw_member("info/a", 1 << 40, tarfile.GNUTYPE_SPARSE) + bytes(1024),
+        raw_member("././@LongLink", 1 << 40, tarfile.GNUTYPE_LONGNAME),
+        raw_member("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),
+        raw_member("info/a", 1 << 40, tarfile.XHDTYPE),
+        raw_member("info/a", 20, tarfile.XHDTYPE)
+        + b"20 size=99999999999\n".ljust(512, b"\0")
+        + raw_member("info/a", 1),
+        raw_member("info/a", 0, tarfile.XHDTYPE) * 5000,
+        raw_member("info/a", 600),
+        b"not a table of contents" * 100,
+        b"",
+    ],
+    ids=[
+        *(
+            "a petabyte",
+            "more than any",
+            "negative",
+            "sparse",
+            "name of a terabyte",
+            "name of a negative size",
+        ),
+        *(
+            "attributes of a terabyte",
+            "attribute of size",
+            "attributes of attributes",
+            "torn",
+            "text",
+            "empty",
+        ),
+    ],
+)
+def test_an_archive_that_lies_about_its_size_is_refused_at_once(tmp_path, content):
+    (tmp_path / "info.tar.gz").write_bytes(gzip.compress(content))
+    assert_refused(extract, tmp_path / "info.tar.gz", tmp_path / "data", naming="info.tar.gz")
+    assert [one.name for one in tmp_path.iterdir()] == ["info.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x1f\x8b", gzip.compress(bytes(10_000))[:-20], b"BZh91AY"]
+)
+def test_what_is_no_archive_is_refused(tmp_path, content):
+    (tmp_path / "info.tar.gz").write_bytes(content)
+    done = run_script(
+        ".", "-m", "kddcup.release", "--extract", tmp_path / "info.tar.gz", "--to", tmp_path / "data"
+    )
+    assert_one_line_error(done, "info.tar.gz", "get ")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_manifest_does_not_lead_out_of_its_folder_and_its_archives_are_checked_alike(tmp_path):
+    with tarfile.open(tmp_path / "out.tar.gz", "w:gz") as tar:
+        add(tar, "../out", b"x")
+    (tmp_path / "release").mkdir()
+    for name, expected in (
+        ("../out.tar.gz", "lies outside"),
+        ("/etc/passwd", "lies outside"),
+        ("in.tar.gz", "outside"),
+    ):
+        (tmp_path / "release" / "MANIFEST.json").write_text(json.dumps({"archives": {name: {}}}))
+        (tmp_path / "release" / "in.tar.gz").write_bytes((tmp_path / "out.tar.gz").read_bytes())
+        assert_refused(verify, tmp_path / "release", naming=expected)
+
+
+def bert(folder, **settings):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red"]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"auto_map": {"AutoTokenizer": ["tokenization.Evil", None]}, "trust_remote_code": True},
+        {"do_lower_case": "no"},
+        {"kind": ["bert"]},
+    ],
+)
+def test_a_tokenizer_that_names_code_of_its_own_is_refused(tmp_path, ran, settings):
+    bert(tmp_path, **settings)
+    (tmp_path / "tokenization.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    assert_refused(Vocabulary.read, tmp_path, naming=tmp_path)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[" * 100_000, '{"model": {"type": "Evil"}}', '{"version": "1.0"}', "[]"]
+)
+def test_a_tokenizer_file_that_is_no_word_pieces_is_refused(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    assert_refused(Vocabulary.read, tmp_path, naming="no WordPiece vocabulary")
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.parametrize(
+    "route", ["GLOBAL REDUCE", "STACK_GLOBAL REDUCE", "INST", "EXT1", "BUILD __setstate__"]
+)
+def test_berts_weights_run_nothing(tmp_path, ran, route):
+    bert(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(routes(ran)[route])
+    assert_refused(read_bert, str(tmp_path), naming="pytorch_model.bin")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"embeddings.word_embeddings.weight": 3},
+        {
+            "embeddings.word_embeddings.weight": torch.zeros(5),
+            "embeddings.LayerNorm.weight": torch.zeros(4),
+            "embeddings.LayerNorm.bias": torch.zeros(4),
+        },
+    ],
+    ids=["list", "number", "shapes"],
+)
+def test_berts_weights_of_another_form_are_refused(tmp_path, content):
+    bert(tmp_path)
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    assert_refused(read_bert, str(tmp_path), naming=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"{}", b"{" * 1000, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 1]}}']
+)
+@pytest.mark.parametrize("length", [None, 1 << 60])
+def test_a_safetensors_file_that_lies_is_refused(tmp_path, header, length):
+    bert(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", length or len(header)) + header)
+    assert_refused(read_bert, str(tmp_path), naming=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"size": "huge"},
+        {"model": {"width": "1" * 10}},
+        {"model": {"width": -1}},
+        {"model": 3},
+        {"training": [1]},
+        {"vocabulary": "red"},
+        {"stranger": 1},
+        [1],
+    ],
+)
+def test_a_checkpoint_with_a_config_of_other_types_is_refused(tmp_path, config):
+    path = tmp_path / "model-epoch0.pth"
+    torch.save({"item": {}, "config": {"model": {}, **config} if isinstance(config, dict) else config}, path)
+    assert_refused(Checkpoint.read, path, "python train.py", naming="has a config that does not fit")
