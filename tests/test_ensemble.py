@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from kddcup.blending import WEIGHTS, best_weight, blend, read_pair
+from kddcup.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, normalize, read_pair
 from kddcup.errors import UserError
 from kddcup.metrics import ndcg_per_query
-from kddcup.predictions import ranking
+from kddcup.predictions import ranking, read_answers
 from tests.conftest import SHARED, assert_one_line_error, run_script
 
 COMPETITION = SHARED / "kddcup2020"
@@ -72,6 +72,19 @@ def test_a_blend_keeps_the_order_of_queries():
 
 def test_there_are_a_hundred_weights_from_zero_to_one():
     np.testing.assert_array_equal(WEIGHTS, np.linspace(0, 1, 100))
+
+
+def test_every_weight_of_the_grid_gives_what_its_blend_gives():
+    rng = np.random.default_rng(0)
+    # Few values, so that scores tie; some queries have fewer than five candidates, some many.
+    model1, model2, answers = {}, {}, {}
+    for query in map(str, range(40)):
+        products = rng.permutation(int(rng.integers(1, 30))).tolist()
+        model1[query] = [(product, float(rng.integers(4))) for product in products]
+        model2[query] = [(product, float(rng.integers(4))) for product in products[::-1]]
+        answers[query] = rng.permutation(30)[: rng.integers(1, 8)].tolist()
+    expected = [ndcg_per_query(ranking(blend(model1, model2, weight)), answers).mean() for weight in WEIGHTS]
+    np.testing.assert_allclose(grid_ndcg(model1, model2, answers), expected, rtol=0, atol=1e-12)
 
 
 def test_the_first_of_the_best_weights_is_taken():
@@ -179,6 +192,134 @@ def test_an_absent_file_ends_in_one_line_that_names_the_command(tmp_path, name, 
     assert_one_line_error(done, f"{tmp_path / name}.json does not exist", command)
 
 
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("none", [6.0, 2.0, 2.0, 1.0, -1.0]),
+        ("minmax", [1.0, 3 / 7, 3 / 7, 2 / 7, 0.0]),
+        ("zscore", [4 / np.sqrt(5.2), 0.0, 0.0, -1 / np.sqrt(5.2), -3 / np.sqrt(5.2)]),
+        ("rank", [1.0, 0.625, 0.625, 0.25, 0.0]),
+    ],
+)
+def test_scores_are_normalized_within_their_query(how, expected):
+    # Mean 2, squared deviations 16, 0, 0, 1 and 9; ranks 5, 3½, 3½, 2 and 1.
+    products, scores = [3, 9, 4, 1, 5], [6.0, 2.0, 2.0, 1.0, -1.0]
+    others = {"a": [(1, 1e300)], "b": [(1, 0.1), (2, 0.1), (3, 0.1)]}
+    predictions = {"a": others["a"], "q": list(zip(products, scores, strict=True)), "b": others["b"]}
+    normalized = normalize(predictions, how)
+    assert list(normalized) == ["a", "q", "b"]
+    assert [product for product, _ in normalized["q"]] == products
+    assert [score for _, score in normalized["q"]] == pytest.approx(expected, abs=1e-15)
+    for query, candidates in others.items():
+        expected = candidates if how == "none" else [(product, 0.0) for product, _ in candidates]
+        assert normalized[query] == expected
+
+
+@pytest.mark.parametrize("how", ["minmax", "zscore", "rank"])
+def test_the_largest_and_the_least_scores_are_normalized_like_others(how):
+    for scale in (2.0**1023, 2.0**-1060):
+        scaled = normalize({"q": [(1, scale), (2, 0.0), (3, -scale)]}, how)
+        assert scaled == normalize({"q": [(1, 1.0), (2, 0.0), (3, -1.0)]}, how)
+
+
+def test_the_exact_search_reports_its_weights_and_the_cross_validated_figure(tmp_path):
+    done = run(write_inputs(tmp_path), "--search", "exact")
+    assert done.returncode == 0, done.stderr
+    # The middle of 0.8 / 2.3 and 0.9.
+    assert re.search(r"^  model1 0\.623913\n  model2 0\.376087$", done.stdout, re.MULTILINE)
+    # Fitted on query 4 alone the weight is 0.45, and on query 2 alone 0.674: both are right for the other.
+    assert re.search(r"^  blend +1\.000000 .*\n  cross-validated 1\.000000 ", done.stdout, re.MULTILINE)
+    # At that weight, unlike the grid's, product 6 has more than product 7: 0.699 and 0.650.
+    assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION.replace(b"5,7,6", b"5,6,7")
+
+
+def test_the_grid_is_cross_validated_too(tmp_path):
+    # Fitted on query 4 alone the weight is 0, which has query 2's answer at rank 3.
+    done = run(write_inputs(tmp_path))
+    assert re.search(r"^  cross-validated 0\.750000 ", done.stdout, re.MULTILINE)
+
+
+def test_one_query_alone_is_not_cross_validated(tmp_path):
+    done = run(write_inputs(tmp_path, **{"valid/valid_answer": {"4": [2]}}))
+    assert done.returncode == 0, done.stderr
+    assert "cross-validated" not in done.stdout
+
+
+def test_normalized_scores_are_fitted_and_submitted(tmp_path):
+    # As they are, model1's scores drown model2's at every weight of the grid but the first.
+    loud = {query: [[product, 1e6 * score] for product, score in model] for query, model in MODEL1.items()}
+    write_inputs(tmp_path, valid_pred_model1=loud, test_pred_model1=loud)
+    assert not re.search(r"blend +1\.000000", run(tmp_path).stdout)
+    done = run(tmp_path, "--normalize", "minmax")
+    assert re.search(r"blend +1\.000000", done.stdout)
+    assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
+
+
+def run_models(folder, *names):
+    return run(folder, "--models", *(folder / f"{name}.json" for name in names))
+
+
+def test_any_number_of_models_is_blended(tmp_path):
+    # Of each query another model has the answer first, and the blend of two outvotes it.
+    models = {
+        name: {
+            query: [[right, float(query == own)], [8, 0.4 * (query != own)]]
+            for query, right in (("1", 5), ("2", 6), ("3", 7))
+        }
+        for name, own in (("a", "1"), ("b", "2"), ("c", "3"))
+    }
+    answers = {"1": [5], "2": [6], "3": [7]}
+    files = {f"{split}_{name}": model for name, model in models.items() for split in ("valid", "test")}
+    write_inputs(tmp_path, **files, **{"valid/valid_answer": answers})
+    names = ("valid_a", "valid_b", "valid_c")
+    done = run_models(tmp_path, *names)
+    assert done.returncode == 0, done.stderr
+    weights = [
+        float(
+            re.search(
+                rf"^  {re.escape(str(tmp_path))}/{name}\.json +(\d\.\d{{6}})$", done.stdout, re.MULTILINE
+            )[1]
+        )
+        for name in names
+    ]
+    assert sum(weights) == pytest.approx(1, abs=2e-6)
+    assert min(weights) > 2 / 7
+    assert re.search(r"^  blend +1\.000000 ", done.stdout, re.MULTILINE)
+    assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["1,5,8,,,", "2,6,8,,,", "3,7,8,,,"]
+
+
+def test_two_models_may_be_blended_on_the_grid_and_named_freely(tmp_path):
+    write_inputs(tmp_path, one=MODEL1, two=MODEL2)
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    done = run(tmp_path, "--search", "grid", "--models", *paths, "--test_models", *paths)
+    assert done.returncode == 0, done.stderr
+    assert f"best weight of {paths[0]} on valid: 0.353535 (index 35)" in done.stdout
+    assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--models", "valid_x.json", "mine.json"], ["mine.json is not named valid_", "--test_models"]),
+        (["--models", "valid_x.json"], ["valid_x.json does not exist"]),
+        (
+            ["--models", "valid_x.json", "--test_models", "a.json", "b.json"],
+            ["names 1 files", "--test_models 2"],
+        ),
+        (["--test_models", "a.json"], ["--test_models needs --models"]),
+        (["--models", "a.json", "b.json", "c.json", "--search", "grid"], ["--search exact"]),
+    ],
+)
+def test_models_that_do_not_fit_end_in_one_line(tmp_path, args, expected):
+    assert_one_line_error(run(write_inputs(tmp_path), *args), *expected)
+
+
+def test_a_third_model_that_lacks_a_candidate_is_named(tmp_path):
+    write_inputs(tmp_path, valid_pred_model3=without_product(MODEL1))
+    done = run_models(tmp_path, "valid_pred_model1", "valid_pred_model2", "valid_pred_model3")
+    assert_one_line_error(done, f"{tmp_path / 'valid_pred_model3.json'} lacks product 7 under query 2")
+
+
 def test_answers_to_a_query_without_predictions_end_in_one_line(tmp_path):
     done = run(write_inputs(tmp_path, **{"valid/valid_answer": {**ANSWERS, "77": [1]}}))
     assert_one_line_error(done, "valid_pred_model1.json lacks query 77", "valid_answer.json")
@@ -204,4 +345,19 @@ def test_the_competitions_predictions_give_the_published_figures_and_submission(
     assert len(list(csv.reader(content.decode().splitlines()))) == 1 + 994
     assert hashlib.sha256(content).hexdigest() == (
         "a9fb450a0f5b1be8dd8bee7cb0f75df413ae574bdaa6104fd8d1e77db3257e6f"
+    )
+
+
+@pytest.mark.skipif(not COMPETITION.is_dir(), reason=f"{COMPETITION} is absent")
+def test_the_competitions_predictions_have_the_known_optimum():
+    models, answers = read_pair(COMPETITION, "valid"), read_answers(COMPETITION / "valid_answer.json")
+    low, high, reached = next(ndcg_curve(*models, answers).plateaus())
+    assert f"{reached:.6f}" == "0.725990"
+    assert low < 0.673785 < WEIGHTS[67] < high
+    for weight in np.linspace(low + 1e-9, high - 1e-9, 20).tolist():
+        blended = ndcg_per_query(ranking(blend(*models, weight)), answers).mean()
+        assert blended == pytest.approx(reached, abs=1e-12)
+    assert all(
+        ndcg_per_query(ranking(blend(*models, weight)), answers).mean() < reached
+        for weight in (low - 1e-9, high + 1e-9)
     )
