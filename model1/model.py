@@ -72,7 +72,16 @@ class ScoreModel(nn.Module):
         return F.linear(hidden, of_text, first.bias), F.linear(caption, of_image)
 
     def forward(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
-        """Score B pairs.
+        """Score B pairs; arguments as in :meth:`words`.
+
+        Returns:
+            [B].
+        """
+        weight, products = self.words(hidden, vectors, mask, heads)
+        return (weight * products.amax(2)).sum(1)
+
+    def words(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """What the scores of B pairs are made of.
 
         Args:
             hidden: [B, T, E/4].
@@ -81,13 +90,13 @@ class ScoreModel(nn.Module):
             heads: [B, 1+H, E].
 
         Returns:
-            [B].
+            weight: [B, T] of each word, 0 where there is none.
+            products: [B, T, H] of each word with each label head.
         """
         text, image = self._parts(hidden, heads[:, 0])
         weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
         weight = weight.float().masked_fill(~mask, -torch.inf).softmax(1)
-        score = (vectors @ heads[:, 1:].transpose(1, 2)).amax(2)  # [B, T]
-        return (weight * score).sum(1)
+        return weight, vectors @ heads[:, 1:].transpose(1, 2)
 
     def cross(self, hidden: Tensor, vectors: Tensor, places: Tensor, heads: Tensor) -> Tensor:
         """Score every query with every image.
@@ -174,6 +183,20 @@ class WordImageModel(nn.Module):
         """[C] scores of candidates with ``heads`` [C, 1+H, E] for their queries, ``owner`` [C]."""
         hidden, vectors = self.query(queries)
         return self.score(hidden[owner], vectors[owner], queries.mask[owner], heads)
+
+    def explain_candidates(
+        self, queries: TokenBatch, owner: Tensor, heads: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`score_candidates` sums up, [C, T] each.
+
+        Returns:
+            weight: of each word.
+            score: its best product with a label head.
+            head: which one that is, from 0.
+        """
+        hidden, vectors = self.query(queries)
+        weight, products = self.score.words(hidden[owner], vectors[owner], queries.mask[owner], heads)
+        return weight, *products.max(2)
 
 
 def margin_loss(pair: Tensor, negative: Tensor) -> Tensor:

@@ -1,8 +1,12 @@
 import dataclasses
+import re
+import runpy
+import sys
 
 import pytest
 
-from kddcup.config import SIZES, MatcherSettings, ModelConfig, PretrainSettings, parse_settings
+from kddcup.config import GROUPS, SIZES, MatcherSettings, ModelConfig, PretrainSettings, parse_settings
+from tests.conftest import ROOT
 
 
 def parse(*args: str, size: str = "small") -> MatcherSettings:
@@ -72,6 +76,60 @@ def test_help_describes_every_flag(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"--{field.name}" in shown for field in dataclasses.fields(MatcherSettings))
     assert "learning rate of the image encoder's dense and dense_summary" in shown
+
+
+SCRIPTS = {
+    "preprocess.py": ("Hardware", "--workers"),
+    "ensemble.py": ("Data", "--data_dir"),
+    **{f"{stage}/train.py": ("Hardware", "--devices") for stage in ("multilabel", "model1", "model2")},
+    **{f"{stage}/validation.py": ("Model", "--epoch") for stage in ("multilabel", "model1", "model2")},
+    "multilabel/export_model.py": ("Run", "--out_path"),
+    "kddcup/sample.py": ("Data", "--dim"),
+    "kddcup/release.py": ("Run", "--verify"),
+    "kddcup/report/__main__.py": ("Data", "--split"),
+}
+"""A group of each, and one of its options."""
+
+
+def shown_help(script: str, monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_groups_the_options_with_their_defaults_and_has_an_example(script, monkeypatch, capsys):
+    shown = shown_help(script, monkeypatch, capsys)
+    parts = re.split(r"^(\w+):$", shown[shown.index("\noptions:") :], flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    group, option = SCRIPTS[script]
+    assert f"\n  {option} " in sections[group]
+    assert list(sections) == ["options", *(title for title in GROUPS if title in sections)]
+    assert set(re.findall(r"^  (--\w+)", sections.pop("options"), re.MULTILINE)) <= {
+        "--config",
+        "--print_config",
+    }
+    for title, options in sections.items():
+        described = re.findall(r"^  --.*(?:\n {3,}.*)*", options, re.MULTILINE)
+        assert described, title
+        assert all("default:" in one for one in described)
+    name = script.rpartition("/")[2]
+    if script.startswith("kddcup/"):
+        name = "-m " + script.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+    assert re.search(rf"^ *(python|torchrun) .*{re.escape(name)}", shown, re.MULTILINE)
+
+
+def test_help_of_the_conversions_has_an_example_of_each(monkeypatch, capsys):
+    shown = shown_help("kddcup/predictions.py", monkeypatch, capsys)
+    for command in ("to_run", "from_run", "to_qrels", "from_qrels"):
+        assert f"\n    python -m kddcup.predictions {command} " in shown
+
+
+def test_no_setting_is_in_two_groups():
+    known = [name for names in GROUPS.values() for name in names]
+    assert len(known) == len(set(known))
 
 
 def test_the_rate_is_held_for_two_epochs_and_then_decays():

@@ -1,0 +1,1 @@
+"""The evaluation page: what the models rank where, and why."""

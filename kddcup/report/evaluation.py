@@ -1,0 +1,209 @@
+"""What the page shows of two models' predictions: scores, pictures, and where the blend does badly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from kddcup.blending import blend
+from kddcup.errors import UserError
+from kddcup.explanation import Explanation
+from kddcup.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
+from kddcup.predictions import MAX_DIGITS, Predictions, ranking
+from kddcup.sample import CLASS_LABELS
+from kddcup.text import content_words
+from kddcup.tsv import Table
+
+FEWEST_QUERIES = 5
+"""A word, label or length of fewer queries says nothing of its own."""
+WORST = 12
+"""Rows of a table of what does badly."""
+DRAWS = 2_000
+"""Of the bootstrap of each of these, whose intervals are shown with two digits."""
+
+
+class Picture(NamedTuple):
+    """An image as its regions: ``boxes`` [n, 4] whole pixels, top, left, bottom, right; ``labels`` [n]."""
+
+    height: int
+    width: int
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The judged rows of a table.
+
+    ``texts`` by query id; ``images`` each once; ``places``: where the image of a query id and product stands.
+    """
+
+    texts: dict[str, str]
+    images: list[Picture]
+    places: dict[tuple[str, int], int]
+
+
+def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Mapping[str, Any]) -> Pictures:
+    """Read the rows of the queries ``judged`` from the table ``path``.
+
+    Raises:
+        UserError: it cannot be read, or lacks a candidate of ``predictions``, which are from ``source``.
+    """
+    texts, images, places = {}, [], {}
+    seen: dict[tuple[int, bytes], int] = {}
+    for row in Table(path).rows(f"read {path.name}"):
+        query = str(row.query_id)
+        if query not in judged:
+            continue
+        texts.setdefault(query, row.query)
+        # A product may come with other pictures; the first under a query is the one that was scored.
+        image = seen.setdefault((row.checksum, row.class_labels.tobytes()), len(images))
+        if image == len(images):
+            boxes = np.rint(row.boxes).astype(np.int64)
+            images.append(Picture(row.image_h, row.image_w, boxes, row.class_labels))
+        places.setdefault((query, row.product_id), image)
+    for query in judged:
+        for product, _ in predictions[query]:
+            if (query, product) not in places:
+                raise UserError(
+                    f"{path} lacks product {product} under query {query}, which {source} has: "
+                    "make the predictions with 'python validation.py' from this table"
+                )
+    return Pictures(texts, images, places)
+
+
+def read_labels(data_dir: Path) -> dict[int, str]:
+    """The names of class labels of ``DATA/multimodal_labels.txt``; the competition's where it is absent.
+
+    Raises:
+        UserError: a line is not a number, a tab and a name.
+    """
+    path = data_dir / "multimodal_labels.txt"
+    if not path.is_file():
+        return dict(enumerate(CLASS_LABELS))
+    labels = {}
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    for number, line in enumerate(lines[1:], 2):
+        label, _, name = line.partition("\t")
+        if not label.isdecimal() or len(label) > MAX_DIGITS or not name:
+            raise UserError(f"{path}, line {number}: expected a number, a tab and a name: get the file again")
+        labels[int(label)] = name
+    return labels
+
+
+class Group(NamedTuple):
+    """Queries that share something, and their NDCG@5.
+
+    ``loss`` is what the mean over all queries would gain if these reached it: n/N · (that mean − theirs).
+    """
+
+    name: Any
+    queries: int
+    ndcg: float
+    interval: tuple[float, float]
+    loss: float
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups below the mean, first what loses most; ``considered`` is how many have enough queries."""
+
+    worst: list[Group]
+    considered: int
+
+    @classmethod
+    def of(cls, traits: list[set], ndcg: np.ndarray) -> "Groups":
+        """Group queries by their ``traits``, of which a query may have several; ``ndcg`` [queries]."""
+        members: dict[Any, list[int]] = {}
+        for query, found in enumerate(traits):
+            for trait in sorted(found):
+                members.setdefault(trait, []).append(query)
+        enough = {name: ndcg[queries] for name, queries in members.items() if len(queries) >= FEWEST_QUERIES}
+        losses = {name: float((ndcg.mean() - one).sum() / len(ndcg)) for name, one in enough.items()}
+        losing = [name for name, loss in losses.items() if loss > 0]
+        worst = sorted(losing, key=lambda name: -losses[name])[:WORST]
+        groups = [
+            Group(
+                name,
+                len(enough[name]),
+                enough[name].mean(),
+                bootstrap_interval(enough[name], draws=DRAWS),
+                losses[name],
+            )
+            for name in worst
+        ]
+        return cls(groups, len(enough))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Two models and their blend on the queries of a table.
+
+    Args:
+        pair: scores of model1 and model2 by query.
+        answers: relevant product ids by query id; its queries are the ones judged.
+        weight: of model1 in the blend.
+        curve: [100] NDCG@5 at each of ``blending.WEIGHTS``.
+        pictures: of the candidates.
+        explanations: what model1's scores are made of, by query; may be empty.
+    """
+
+    pair: tuple[Predictions, Predictions]
+    answers: dict[str, list[int]]
+    weight: float
+    curve: np.ndarray
+    pictures: Pictures
+    explanations: dict[str, Explanation]
+
+    @cached_property
+    def models(self) -> dict[str, Predictions]:
+        """The scores of model1, model2 and blend, by these names."""
+        model1, model2 = ({query: one[query] for query in self.answers} for one in self.pair)
+        return {"model1": model1, "model2": model2, "blend": blend(model1, model2, self.weight)}
+
+    @cached_property
+    def ndcg(self) -> dict[str, np.ndarray]:
+        """[queries] NDCG@5 by model."""
+        return {name: ndcg_per_query(ranking(one), self.answers) for name, one in self.models.items()}
+
+    @property
+    def random(self) -> float:
+        """NDCG@5 to be expected of a random order."""
+        return random_ndcg(ranking(self.models["model1"]), self.answers)
+
+    def disagreement(self, query: str) -> float:
+        """The share of pairs of candidates that the models put in different orders.
+
+        This is Kendall's distance (Kendall, 1938), (1 − τ) / 2: 0 of equal orders, 1/2 of unrelated ones.
+        """
+        places = {product: place for place, (product, _) in enumerate(self.models["model1"][query])}
+        order = [places[product] for product, _ in self.models["model2"][query]]
+        return float((1 - kendalltau(range(len(order)), order).statistic) / 2) if len(order) > 1 else 0.0
+
+    def shown_labels(self, query: str) -> set[int]:
+        """The class labels of the regions of a query's answers."""
+        answers = (self.pictures.places.get((query, product)) for product in self.answers[query])
+        return {
+            label
+            for image in answers
+            if image is not None
+            for label in self.pictures.images[image].labels.tolist()
+        }
+
+    @cached_property
+    def traits(self) -> dict[str, list[set]]:
+        """Per query, by kind: its words without stop words, its answers' labels, its number of words."""
+        words = [content_words(self.pictures.texts[query]) for query in self.answers]
+        return {
+            "word": [set(one) for one in words],
+            "label": [self.shown_labels(query) for query in self.answers],
+            "length": [{len(one)} for one in words],
+        }
+
+    def groups(self) -> dict[str, Groups]:
+        """Which words, labels and lengths lose most in the blend, by kind."""
+        return {kind: Groups.of(traits, self.ndcg["blend"]) for kind, traits in self.traits.items()}

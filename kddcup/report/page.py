@@ -1,0 +1,153 @@
+"""The evaluation as one HTML file: what is read at once as HTML, the queries as data that a script draws."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from kddcup.blending import WEIGHTS
+from kddcup.explanation import WordScore
+from kddcup.metrics import K, bootstrap_interval
+from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
+
+MODELS = ("model1", "model2", "blend")
+
+
+def page(
+    split: str, evaluation: Evaluation, labels: Mapping[int, str], photographs: Mapping[int, str]
+) -> str:
+    """The page.
+
+    Args:
+        split: name of the table.
+        evaluation: what it shows.
+        labels: names of class labels.
+        photographs: base64 of WebP by product id.
+    """
+    # Everything that is put into the template is escaped, unless it is Markup.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    style, script = (Markup(_text(name)) for name in ("page.css", "page.js"))
+    return environment.from_string(_text("page.html")).render(
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        split=split,
+        models=[_summary(name, evaluation.ndcg[name]) for name in MODELS],
+        random=evaluation.random,
+        weight=evaluation.weight,
+        curve=_curve(evaluation),
+        groups=evaluation.groups(),
+        fewest=FEWEST_QUERIES,
+        labels=labels,
+        explained=bool(evaluation.explanations),
+        queries=len(evaluation.answers),
+        candidates=sum(map(len, evaluation.models["blend"].values())),
+        data=_data(evaluation, labels, photographs),
+        photographs=photographs,
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("kddcup.report").joinpath(name).read_text("utf-8")
+
+
+def _summary(name: str, ndcg: np.ndarray) -> dict[str, Any]:
+    low, high = bootstrap_interval(ndcg)
+    return {"name": name, "ndcg": ndcg.mean(), "low": low, "high": high}
+
+
+def _curve(evaluation: Evaluation) -> dict[str, Any]:
+    """The curve in a square of 100 by 100 from its lowest to its highest point, and the chosen point."""
+    low, high = evaluation.curve.min(), evaluation.curve.max()
+    heights = 100 * (high - evaluation.curve) / max(high - low, np.finfo(float).tiny)
+    chosen = int(np.abs(WEIGHTS - evaluation.weight).argmin())
+    points = zip(100 * WEIGHTS, heights, strict=True)
+    return {
+        "low": low,
+        "high": high,
+        "points": " ".join(f"{x:.2f},{y:.2f}" for x, y in points),
+        "x": 100 * evaluation.weight,
+        "y": heights[chosen],
+        "ndcg": evaluation.curve[chosen],
+    }
+
+
+def _data(
+    evaluation: Evaluation, labels: Mapping[int, str], photographs: Mapping[int, str]
+) -> dict[str, Any]:
+    """What the script draws from; lists instead of objects where there are thousands."""
+    images = evaluation.pictures.images
+    present = sorted({label for image in images for label in image.labels.tolist()})
+    return {
+        "best": K,
+        "models": MODELS,
+        "labels": {label: labels.get(label, f"label {label}") for label in present},
+        "images": [_image(image) for image in images],
+        "photographs": [str(product) for product in photographs],
+        "queries": [_query(evaluation, i, query) for i, query in enumerate(evaluation.answers)],
+    }
+
+
+def _image(image: Picture) -> list:
+    """[height, width, [top, left, bottom, right, label], …]."""
+    boxes = np.column_stack([image.boxes, image.labels]).tolist()
+    return [image.height, image.width, *boxes]
+
+
+def _query(evaluation: Evaluation, i: int, query: str) -> dict[str, Any]:
+    """A query with its candidates, best first in the blend.
+
+    A candidate is [product, image, whether it is an answer, its scores and then its ranks in each of
+    ``MODELS``]; a product is text, since a number of JavaScript has 53 bits.
+    """
+    ranked = {name: evaluation.models[name][query] for name in MODELS}
+    scores = {name: dict(one) for name, one in ranked.items()}
+    ranks = {
+        name: {product: rank for rank, (product, _) in enumerate(one, 1)} for name, one in ranked.items()
+    }
+    wanted, places = set(evaluation.answers[query]), evaluation.pictures.places
+    products = [product for product, _ in ranked["blend"]]
+    content = {
+        "id": query,
+        "text": evaluation.pictures.texts[query],
+        "ndcg": [_rounded(evaluation.ndcg[name][i]) for name in MODELS],
+        "disagreement": _rounded(evaluation.disagreement(query)),
+        "answers": len(wanted),
+        **{kind: sorted(traits[i]) for kind, traits in evaluation.traits.items()},
+        "candidates": [
+            [
+                str(product),
+                places[query, product],
+                int(product in wanted),
+                *(_rounded(scores[name][product]) for name in MODELS),
+                *(ranks[name][product] for name in MODELS),
+            ]
+            for product in products
+        ],
+    }
+    if query in evaluation.explanations:
+        explanation = evaluation.explanations[query]
+        content["words"] = explanation.words
+        content["parts"] = [list(_parts(explanation.products[product])) for product in products]
+    return content
+
+
+def _parts(words: Iterable[WordScore]) -> Iterable[list]:
+    """[weight, score, head from 1] of each word."""
+    for word in words:
+        yield [_rounded(word.weight), _rounded(word.score), word.head + 1]
+
+
+def _rounded(value: float) -> float:
+    """To five digits, which are more than the page shows."""
+    rounded = float(f"{value:.5g}")
+    return rounded if math.isfinite(rounded) else value  # the largest of all numbers rounds up
