@@ -1,11 +1,12 @@
 """Rows of the training table made into what is stored of them, by one process or several."""
 
 import contextlib
+import functools
 import multiprocessing.connection
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -44,18 +45,23 @@ class Rows:
     bad: list[list[int | str]]
     stop: int
 
+    @property
+    def images(self) -> tuple[list[int], list[int]]:
+        """n product ids, and the checksums of their images as :class:`kddcup.tsv.Row` has them."""
+        return self.columns["product_id"].tolist(), self.checksums.view(np.uint64).tolist()
+
 
 @dataclass
 class Chunk:
     """The rows of a byte range, converted.
 
     ``boxes`` [R, 5] float32 over the regions; ``features`` n arrays [·, D] of the store's type, apart since
-    they are large.
+    they are large, or None where the image was known.
     """
 
     rows: Rows
     boxes: np.ndarray
-    features: list[np.ndarray]
+    features: list[np.ndarray | None]
 
 
 def convert(lines: Iterable[Row | BadRow], dtype: str, patience: int) -> Chunk:
@@ -67,7 +73,7 @@ def convert(lines: Iterable[Row | BadRow], dtype: str, patience: int) -> Chunk:
         patience: bad rows after which the rest need not be read.
     """
     rows: list[Row] = []
-    stored: list[np.ndarray] = []
+    stored: list[np.ndarray | None] = []
     digests: list[int] = []
     bad: list[list[int | str]] = []
     stop = 0
@@ -77,7 +83,7 @@ def convert(lines: Iterable[Row | BadRow], dtype: str, patience: int) -> Chunk:
         try:
             if isinstance(line, BadRow):
                 raise line.error
-            stored.append(_stored(line.features, DTYPES[dtype]))
+            stored.append(_stored(line, DTYPES[dtype]))
             rows.append(line._replace(features=None))  # its float32 is not needed any more
         except BadRowError as error:
             bad.append([len(digests) - 1, error.kind, str(error)])
@@ -103,15 +109,16 @@ def convert(lines: Iterable[Row | BadRow], dtype: str, patience: int) -> Chunk:
     )
 
 
-def _stored(features: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    largest = max(features.max(), -features.min())
-    if dtype == torch.float16 and largest >= FLOAT16_OVERFLOW:
+def _stored(row: Row, dtype: torch.dtype) -> np.ndarray | None:
+    if row.features is None:
+        return None
+    if dtype == torch.float16 and row.largest >= FLOAT16_OVERFLOW:
         raise BadRowError(
             "features too large for float16",
-            f"a feature is {largest:g}, too large for float16: use '--feature_dtype float32'",
+            f"a feature is {row.largest:g}, too large for float16: use '--feature_dtype float32'",
         )
     # PyTorch converts six times as fast as numpy.
-    return torch.from_numpy(features).to(dtype).numpy()
+    return torch.from_numpy(row.features).to(dtype).numpy()
 
 
 def _hashes(numbers: Iterable[int]) -> np.ndarray:
@@ -119,7 +126,13 @@ def _hashes(numbers: Iterable[int]) -> np.ndarray:
 
 
 def chunks(
-    table: Table, start: int, dim: int | None, dtype: str, patience: int, workers: int
+    table: Table,
+    start: int,
+    dim: int | None,
+    dtype: str,
+    patience: int,
+    workers: int,
+    known: Mapping[int, int],
 ) -> Iterator[Chunk]:
     """The rows from byte ``start`` on, in order, some :data:`CHUNK_BYTES` of the table at a time.
 
@@ -131,12 +144,14 @@ def chunks(
         patience: bad rows after which the rest of a chunk need not be read.
         workers: processes that convert, a few chunks ahead; a compressed table is unpacked and converted by
             this one.
+        known: the checksum of each product's image that has been taken up; looked at by this process, the
+            others each remember what they have read.
 
     Raises:
         UserError: the table cannot be read; a process was killed, or could not be started.
     """
     if workers == 1 or table.compressed:
-        lines = table.read(start, dim=dim)
+        lines = table.read(start, dim=dim, known=known)
         for _, some in groupby(lines, lambda line: line.place // CHUNK_BYTES):
             yield convert(some, dtype, patience)
         return
@@ -186,5 +201,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@functools.cache
+def _read_before() -> dict[int, int]:
+    """The checksums, by product, of the images that this worker has converted.
+
+    A worker gets its ranges in the order of the table: what it has sent is taken up before what it sends
+    next.
+    """
+    return {}
+
+
 def _convert_range(table: Table, one: tuple[int, int], dim: int | None, dtype: str, patience: int) -> Chunk:
-    return convert(table.read(*one, dim), dtype, patience)
+    known = _read_before()
+    chunk = convert(table.read(*one, dim, known), dtype, patience)
+    known.update(zip(*chunk.rows.images, strict=True))
+    return chunk

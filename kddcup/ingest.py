@@ -156,7 +156,13 @@ class Ingest:
             unflushed: list[Rows] = []
             flushed, outside = self._place, self.outside
             for chunk in chunks(
-                self._table, self._place, dim, self._dtype, self.bad_rows.patience, self._workers
+                self._table,
+                self._place,
+                dim,
+                self._dtype,
+                self.bad_rows.patience,
+                self._workers,
+                self._checksums,
             ):
                 advance(chunk.rows.stop - self._place, len(chunk.rows.lengths))
                 new = self._admit(chunk.rows)
@@ -207,8 +213,7 @@ class Ingest:
         self._place = rows.stop
         self._digest.update(rows.digests)
         new = []
-        ids = rows.columns["product_id"].tolist()
-        for i, (product, checksum) in enumerate(zip(ids, rows.checksums.tolist(), strict=True)):
+        for i, (product, checksum) in enumerate(zip(*rows.images, strict=True)):
             if self._checksums.setdefault(product, checksum) != checksum:
                 self.differing += 1
             if len(self._checksums) == len(self._region_offsets):
@@ -220,7 +225,7 @@ class Ingest:
             self._columns[name].append(column)
         self._class_labels.append(rows.class_labels)
         self._row_lengths.append(rows.lengths)
-        self.rows += len(ids)
+        self.rows += len(rows.lengths)
         return new
 
     def _unwritten(self, error: OSError) -> UserError:

@@ -1,8 +1,10 @@
 """The competition's table format: tab-separated, a header, no quoting, arrays as base64."""
 
 import binascii
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -44,16 +46,18 @@ class BadRowError(Exception):
 class Row(NamedTuple):
     """One row: a product's image and a query.
 
-    ``boxes`` [n, 4] float32 are top, left, bottom, right in pixels, ``features`` [n, D] float32,
-    ``class_labels`` [n] int64; ``checksum`` is a 64-bit hash of what the image is, ``digest`` of the whole
-    line, which begins at byte ``place`` and has ``size`` bytes.
+    ``boxes`` [n, 4] float32 are top, left, bottom, right in pixels, ``features`` [n, D] float32, None where
+    the reader knows the image, ``largest`` their largest magnitude, ``class_labels`` [n] int64; ``checksum``
+    is a 64-bit hash of what the image is, ``digest`` of the whole line, which begins at byte ``place`` and
+    has ``size`` bytes.
     """
 
     product_id: int
     image_h: int
     image_w: int
     boxes: np.ndarray
-    features: np.ndarray
+    features: np.ndarray | None
+    largest: float
     class_labels: np.ndarray
     query: str
     query_id: int
@@ -115,7 +119,11 @@ class Table(LineFile):
             raise self.rowless()
 
     def read(
-        self, start: int | None = None, stop: int | None = None, dim: int | None = None
+        self,
+        start: int | None = None,
+        stop: int | None = None,
+        dim: int | None = None,
+        known: Mapping[int, int] = MappingProxyType({}),
     ) -> Iterator[Row | BadRow]:
         """The rows whose lines begin at bytes ``start`` to ``stop``; all by default.
 
@@ -123,11 +131,14 @@ class Table(LineFile):
             start: as in :meth:`lines`, which says what errors there are.
             stop: likewise.
             dim: of the features; by default, that of the first good row. Rows of another are bad.
+            known: the checksum of a product's image that has been read before. Features are most of a table,
+                and a product comes again and again: those of the same image are not decoded once more.
         """
         for line in self.lines(start, stop):
             try:
-                row = self._parse(line, dim)
-                dim = row.features.shape[1]
+                row = self._parse(line, dim, known)
+                if row.features is not None:
+                    dim = row.features.shape[1]
             except BadRowError as bad:
                 row = BadRow(bad, line.digest, line.place, len(line.content))
             yield row
@@ -166,7 +177,7 @@ class Table(LineFile):
         view = memoryview(line)
         return [view[tabs[place] + 1 : tabs[place + 1]] for place in self._places]
 
-    def _parse(self, line: Line, dim: int | None) -> Row:
+    def _parse(self, line: Line, dim: int | None, known: Mapping[int, int]) -> Row:
         product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = self._fields(
             line.content
         )
@@ -179,9 +190,16 @@ class Table(LineFile):
             )
         if n == 0:
             raise BadRowError("num_boxes is 0", "num_boxes is 0, expected at least 1")
-        region_features = _array("features", features, np.float32, n, dim)
+        image = xxhash.xxh3_64()
+        for field in (image_h, image_w, num_boxes, boxes, features):
+            image.update(field)
+        product, checksum = _integer("product_id", product_id), image.intdigest()
+        region_features, largest = None, 0.0
+        if known.get(product) != checksum:
+            region_features = _array("features", features, np.float32, n, dim)
+            largest = _largest("features", region_features)
         pixels = _array("boxes", boxes, np.float32, n, 4)
-        if max(pixels.max(), -pixels.min()) > MAX_PIXELS:
+        if _largest("boxes", pixels) > MAX_PIXELS:
             raise BadRowError("boxes far outside", f"boxes holds a coordinate beyond ±{MAX_PIXELS:g} pixels")
         class_labels = _array("class_labels", labels, np.int64, n, 1)[:, 0]
         if class_labels.min() < 0:
@@ -192,19 +210,17 @@ class Table(LineFile):
             text = str(query, "utf-8")
         except UnicodeDecodeError:
             raise BadRowError("query is not UTF-8", "query is not UTF-8") from None
-        checksum = xxhash.xxh3_64()
-        for field in (image_h, image_w, boxes, features):
-            checksum.update(field)
         return Row(
-            _integer("product_id", product_id),
+            product,
             height,
             width,
             pixels,
             region_features,
+            largest,
             class_labels,
             text,
             _integer("query_id", query_id),
-            checksum.intdigest(),
+            checksum,
             line.digest,
             line.place,
             len(line.content),
@@ -235,11 +251,15 @@ def _array(name: str, field: memoryview, dtype: type, n: int, dim: int | None) -
     last = (len(data) - 1) % 3 + 1  # bytes, of the last four letters
     if pybase64.b64encode(data[-last:]) != bytes(field[-4:]):
         raise BadRowError(f"{name} is not base64", f"{name} is not base64 (spare bits are set at its end)")
-    array = np.frombuffer(data, dtype).reshape(n, -1)
-    # NaN and infinity show in the extremes.
-    if dtype is np.float32 and not (np.isfinite(array.max()) and np.isfinite(array.min())):
+    return np.frombuffer(data, dtype).reshape(n, -1)
+
+
+def _largest(name: str, array: np.ndarray) -> float:
+    """The largest magnitude; NaN and infinity show in the extremes."""
+    high, low = float(array.max()), float(array.min())
+    if not (math.isfinite(high) and math.isfinite(low)):
         raise BadRowError(f"{name} is not finite", f"{name} holds a number that is not finite")
-    return array
+    return max(high, -low)
 
 
 def base64_text(array: np.ndarray) -> str:

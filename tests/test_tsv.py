@@ -90,6 +90,27 @@ def test_lines_may_end_in_crlf_and_the_last_without_any(tmp_path):
     assert [(row.query, row.query_id) for row in rows_of(path)] == [("red", 10), ("blue", 11)]
 
 
+def test_the_features_of_a_known_image_are_not_decoded_again_and_those_of_any_other_are(tmp_path):
+    first = table_row(1, 10, "red dress")
+    path = write_table(
+        tmp_path / "t.tsv",
+        [
+            first,
+            {**first, "query": "retro dress", "query_id": 11},
+            {**first, "features": first["features"] + 1},
+            {**first, "product_id": 2},
+            {**first, "num_boxes": 1},
+        ],
+    )
+    checksum = rows_of(write_table(tmp_path / "one.tsv", [first]))[0].checksum
+    *rows, bad = Table(path).read(known={1: checksum})
+    assert [row.features is None for row in rows] == [True, True, False, False]
+    assert [row.checksum == checksum for row in rows] == [True, True, False, True]
+    assert bad.error.kind == "features of a wrong length"
+    assert [row.query_id for row in rows] == [10, 11, 10, 10]
+    np.testing.assert_array_equal(rows[1].boxes, first["boxes"])
+
+
 def test_the_checksum_tells_images_apart_and_leaves_the_query_out(tmp_path):
     first = table_row(1, 10, "red dress")
     other_features = first["features"].copy()
