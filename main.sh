@@ -59,12 +59,16 @@ run "$python" export_model.py --checkpoints_dir "$checkpoints" --out_path "$enco
 
 for model in model1 model2; do
     enter "$model"
+    # What each word gives to a score, for the evaluation page.
+    explain=
+    [ "$model" = model2 ] || explain=--explain
     run "${launch[@]}" train.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --encoder "$encoder" \
         --seed "$seed" --stop_at_use_epoch ${devices:+--devices $devices}
     run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --split "$split" \
         --valid_out_path "../$resources/valid_pred_$model.json" \
-        --test_out_path "../$resources/test_pred_$model.json"
+        --test_out_path "../$resources/test_pred_$model.json" $explain
 done
 
 enter .
 run "$python" ensemble.py --data_dir "$data" --resources_dir "$resources" --split "$split"
+run "$python" -m kddcup.report --data_dir "$data" --resources_dir "$resources"

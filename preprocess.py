@@ -66,15 +66,15 @@ def finished(settings: PreprocessSettings, told: dict[str, object], table: Table
     data = Path(settings.data_dir)
     try:
         store, info = (read_marker(data / folder, MADE_BY) for folder in ("features", "info"))
-        stamp, digest = store["table_stamp"], store["table_digest"]
+        stamp, digest = [int(number) for number in store["table_stamp"]], store["table_digest"]
         done = {key: info[key] for key in told}
-        of_one_run = info["table_digest"] == digest
-    except (UserError, KeyError):
+        of_one_run = info["table_digest"] == digest and len(stamp) == len(table.stamp)
+    except (UserError, KeyError, TypeError, ValueError, OverflowError):
         return False
     if not of_one_run:
         return False
     marker = data / "info" / MARKER
-    flags = f"--data_dir {data} --size {settings.size} --tokenizer {settings.tokenizer}"
+    flags = " ".join(f"--{key} {value}" for key, value in {"data_dir": data, **told}.items())
     redo = f"redo it with '{MADE_BY} {flags} --force'"
     if done != told:
         other = ", ".join(f"{key} {done[key]}" for key in told if done[key] != told[key])

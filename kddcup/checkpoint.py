@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kddcup.config import SIZES, ModelConfig
@@ -49,15 +50,26 @@ class RunConfig:
             KeyError, TypeError, ValueError: a field is missing, left over, or of another type.
         """
         config = cls(**{**values, "model": ModelConfig(**values["model"])})
-        if config.size not in SIZES:
-            raise ValueError(f"size {config.size!r}")
+        # A value is not shown, or looked at as a whole: what holds itself a hundred times, a hundred times
+        # over, is a short file.
+        if not isinstance(config.size, str) or config.size not in SIZES:
+            raise ValueError("size is none that there is")
         for one in fields(ModelConfig):
             value = getattr(config.model, one.name)
-            if type(value) is not one.type or value < 0:
-                raise ValueError(f"{one.name} {value!r}")
+            if type(value) is not one.type or not (0 <= value <= 1 if one.type is float else value >= 1):
+                raise ValueError(f"{one.name} is no {one.type.__name__} that a model can have")
         if not isinstance(config.training, dict) or not isinstance(config.vocabulary, dict | None):
             raise TypeError("no settings by name")
+        if not all(isinstance(name, str) and _is_setting(value) for name, value in config.training.items()):
+            raise TypeError("a setting is no number, no text and no list of these")
         return config
+
+
+def _is_setting(value: Any) -> bool:
+    plain = str | int | float | None
+    return isinstance(value, plain) or (
+        isinstance(value, list) and all(isinstance(one, plain) for one in value)
+    )
 
 
 @dataclass
@@ -82,7 +94,7 @@ class Checkpoint:
             config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(
-                f"{path} has a config that does not fit ({error}): make it with '{made_by}'"
+                f"{path} has a config that does not fit ({reason(error)}): make it with '{made_by}'"
             ) from None
         return cls(Path(path), parts, config)
 
@@ -92,10 +104,41 @@ class Checkpoint:
         Raises:
             UserError: a part is missing, or names and shapes do not fit; lists what does not.
         """
+        for module, state, source in self._parts_of(modules):
+            load_strictly(module, state, source)
+
+    def build(self, make: Callable[[], nn.Module], part: str | None = None) -> nn.Module:
+        """A model with the checkpoint's parameters, in eval mode on the CPU.
+
+        Args:
+            make: gives a model of the widths that the checkpoint names.
+            part: which holds all of it; by default each of its children is a part by itself.
+
+        Raises:
+            UserError: as :meth:`load_into`, before anything of the size that a stranger names is made.
+        """
+
+        def parts(model: nn.Module) -> dict[str, nn.Module]:
+            return dict(model.named_children()) if part is None else {part: model}
+
+        try:
+            with torch.device("meta"):
+                blank = make()
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"{self.path} names widths that no model has ({reason(error)})") from None
+        for module, state, source in self._parts_of(parts(blank)):
+            check_fit(module, state, source)
+        model = make()
+        self.load_into(parts(model))
+        return model.eval()
+
+    def _parts_of(
+        self, modules: Mapping[str, nn.Module]
+    ) -> Iterator[tuple[nn.Module, Mapping[str, Tensor], str]]:
         for name, module in modules.items():
             if not isinstance(self.parts.get(name), dict):
                 raise UserError(f"{self.path} has no part '{name}'; it has {', '.join(self.parts)}")
-            load_strictly(module, self.parts[name], f"{self.path}, part '{name}'")
+            yield module, self.parts[name], f"{self.path}, part '{name}'"
 
     def vocabulary(self, tokenizer: str | None) -> Vocabulary:
         """The checkpoint's own vocabulary; of a checkpoint without one, that of the folder ``tokenizer``.
@@ -103,26 +146,35 @@ class Checkpoint:
         Raises:
             UserError: there is neither, or it has more words than the checkpoint.
         """
+        words = self.config.model.vocabulary
         if self.config.vocabulary is not None:
             try:
-                return Vocabulary.from_dict(self.config.vocabulary)
+                vocabulary = Vocabulary.from_dict(self.config.vocabulary)
             except (TypeError, ValueError) as error:
-                raise UserError(f"{self.path} carries a vocabulary that does not fit ({error})") from None
+                raise UserError(
+                    f"{self.path} carries a vocabulary that does not fit ({reason(error)})"
+                ) from None
+            if len(vocabulary) > words:
+                raise UserError(
+                    f"{self.path} carries a vocabulary of {len(vocabulary)} words for {words} word vectors: "
+                    "get it again"
+                )
+            return vocabulary
         if tokenizer is None:
             raise UserError(
                 f"{self.path} carries no vocabulary: name its BERT folder with '--tokenizer FOLDER'"
             )
         vocabulary = Vocabulary.read(tokenizer)
-        if len(vocabulary) != self.config.model.vocabulary:
+        if len(vocabulary) != words:
             raise UserError(
-                f"{tokenizer} has {len(vocabulary)} words and {self.path} {self.config.model.vocabulary}: "
+                f"{tokenizer} has {len(vocabulary)} words and {self.path} {words}: "
                 "name the folder of the BERT that it was trained with"
             )
         return vocabulary
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict of exactly the module's names and shapes.
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """See that a state dict is of exactly the module's names and shapes.
 
     Raises:
         UserError: lists, after ``source``, what is missing, left over, or of another shape.
@@ -136,8 +188,25 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         for name, shape in wanted.items()
         if name in found and found[name] != shape
     ]
+    misfits += [
+        f"{name} is no dense tensor" for name in wanted if name in found and not _is_dense(state[name])
+    ]
     if misfits:
         raise UserError(f"{source} does not fit the model: {'; '.join(misfits)}")
+
+
+def _is_dense(value: object) -> bool:
+    """Whether it is a tensor with as many numbers in the file as its shape says."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.untyped_storage().nbytes() >= value.nbytes
+    )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict of exactly the module's names and shapes; errors as :func:`check_fit`."""
+    check_fit(module, state, source)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:  # of what only looks like a tensor of that shape
@@ -173,17 +242,17 @@ def checkpoint_epochs(folder: str | os.PathLike) -> list[int]:
     return [int(name[1]) for name in names if name]
 
 
-def point_to(folder: str | os.PathLike, name: str | None) -> None:
-    """Say which checkpoint of the folder ``--resume`` goes on from; None for the start of a run."""
-    write_json(Path(folder) / POINTER, {"checkpoint": name, "run": os.environ.get("TORCHELASTIC_RUN_ID")})
+def point_to(folder: str | os.PathLike, name: str | None, run: str) -> None:
+    """Say which checkpoint of the folder the ``run`` is to be gone on from; None for its start."""
+    write_json(Path(folder) / POINTER, {"checkpoint": name, "run": run})
 
 
-def newest_checkpoint(folder: str | os.PathLike, restarted: bool = False) -> Path | None:
+def newest_checkpoint(folder: str | os.PathLike, run: str | None = None) -> Path | None:
     """The checkpoint to go on from; without :data:`POINTER` that of the last epoch; None for the start.
 
     Args:
         folder: of the checkpoints.
-        restarted: by torchrun, nobody having asked to resume: an earlier run's is not gone on from.
+        run: whose checkpoint it has to be; by default any run's.
 
     Raises:
         UserError: the pointer is torn, or names no checkpoint of the folder.
@@ -191,11 +260,11 @@ def newest_checkpoint(folder: str | os.PathLike, restarted: bool = False) -> Pat
     pointer = Path(folder) / POINTER
     if not pointer.is_file():
         epochs = checkpoint_epochs(folder)
-        return checkpoint_path(folder, max(epochs)) if epochs and not restarted else None
+        return checkpoint_path(folder, max(epochs)) if epochs and run is None else None
     advice = "remove it to go on from the last epoch"
     content = read_json(pointer, advice)
     name = content.get("checkpoint") if isinstance(content, dict) else ""
-    if name is None or (restarted and content.get("run") != os.environ.get("TORCHELASTIC_RUN_ID")):
+    if name is None or (run is not None and content.get("run") != run):
         return None
     if not isinstance(name, str) or not (name == STEP or _NAME.fullmatch(name)):
         raise UserError(f"{pointer} names no checkpoint: {advice}")

@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
+import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
 from jsonargparse.typing import (
     ClosedUnitInterval,
     NonNegativeFloat,
@@ -16,9 +17,13 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
+from kddcup.errors import UserError
+
 Settings = TypeVar("Settings")
 Stage = Literal["multilabel", "model1", "model2"]
 
+MAX_SETTINGS = 20_000
+"""Letters of a file of settings; one of all flags has 2,000."""
 GROUPS = {
     "Data": (
         *("data_dir", "resources_dir", "split", "models", "test_models", "feature_dtype", "bad_rows"),
@@ -197,6 +202,24 @@ class PointwiseSettings(MatcherSettings):
     accumulate: PositiveInt = 1
 
 
+class Parser(ArgumentParser):
+    """Ends in one line where a flag is wrong, as the rest of a script does where a file is."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what :func:`kddcup.errors.run_script` shows."""
+        raise UserError(f"{message}; see --help") from ex
+
+
+def _read_yaml(text: str) -> Any:
+    # The YAML library calls itself for what is nested, until it runs out of stack.
+    if len(text) > MAX_SETTINGS:
+        raise yaml.YAMLError(f"it has more than {MAX_SETTINGS:,} letters, as no settings have")
+    try:
+        return get_loader("yaml")(text)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of the description, in which the examples are."""
 
@@ -217,8 +240,12 @@ def parse_settings(
             those of the full size.
         size: tells the size from the settings so far; needed with ``stage``.
         args: instead of the command line's.
+
+    Raises:
+        UserError: a flag or a setting is not one, or is of another kind.
     """
-    parser = ArgumentParser(description=description, formatter_class=_HelpFormatter)
+    set_loader("settings", _read_yaml, (yaml.YAMLError,))
+    parser = Parser(description=description, formatter_class=_HelpFormatter, parser_mode="settings")
     parser.add_argument("--config", action="config", help="a YAML file of any of these settings")
     docs = [parse_docstring(parent.__doc__ or "") for parent in kind.__mro__]
     helps = {param.arg_name: param.description for doc in docs for param in doc.params}
@@ -267,6 +294,9 @@ def _options(kind: Any) -> dict[str, Any]:
         return {"action": "store_true"}
     if kind in (list[int], list[str]):
         return {"type": get_args(kind)[0], "nargs": "+"}
+    choices = [name for one in get_args(kind) for name in get_args(one)]
+    if choices:  # of a Literal that may be None
+        return {"type": kind, "metavar": f"{{{','.join(choices)}}}"}
     return {"type": kind}
 
 

@@ -118,9 +118,10 @@ def open_info(data_dir: str | os.PathLike) -> Info:
     read_marker(folder, f"{MADE_BY} --data_dir DATA")
     words_folder = folder / "vocabulary"
     info = Info(Corpus.open(folder), Vocabulary.read(words_folder), load_word_vectors(words_folder))
-    if info.corpus.tokens.values.max(initial=0) >= len(info.words.vectors):
+    ids = info.corpus.tokens.values
+    if ids.max(initial=0) >= len(info.words.vectors) or ids.min(initial=0) < 0:
         raise UserError(
-            f"{words_folder} has fewer words than {folder / 'query2product2.pkl'} uses: "
+            f"{words_folder} has not the words that {folder / 'query2product2.pkl'} uses: "
             f"make both with '{MADE_BY} --force'"
         )
     return info

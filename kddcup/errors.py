@@ -1,7 +1,10 @@
 """A user's mistake ends in one line, not in a traceback."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -16,19 +19,56 @@ TERMINATED = 75
 """The exit code then, which by convention asks to try again later (EX_TEMPFAIL of sysexits.h)."""
 
 
+def printable(text: str) -> str:
+    """A text as one line for a terminal, whoever chose its words."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; a :class:`UserError` becomes one line on stderr and exit code 1.
 
     After SIGTERM the exit code is :data:`TERMINATED`.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        _end_at_once(main)
+    elif code := _outcome(main):
+        sys.exit(code)
+
+
+def _outcome(main: Callable[[], None]) -> int:
+    """The exit code, after which there is nothing to say any more."""
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        said = f"error: {printable(str(error))}"
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        said = f"error: {printable(what)}"
     except Terminated as saved:
         print(saved, file=sys.stderr)
-        sys.exit(TERMINATED)
+        return TERMINATED
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        said = "interrupted"
+    else:
+        return 0
+    print(said, file=sys.stderr)
+    return 1
+
+
+def _end_at_once(main: Callable[[], None]) -> NoReturn:
+    """End a process that trains with others without a shutdown of Python.
+
+    DistributedDataParallel keeps the threads of its process group, also when that has been destroyed; one of
+    them that lets go of a tensor while Python shuts down aborts the process ("terminate called without an
+    active exception").
+    """
+    code: object = 1
+    try:
+        code = _outcome(main)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

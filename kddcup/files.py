@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import secrets
 import shutil
 import warnings
 import zipfile
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kddcup.errors import UserError
+from kddcup.errors import UserError, printable
 from kddcup.unpickler import DataUnpickler
 
 PARTS = ".*.part"
@@ -41,12 +42,11 @@ def whole(path: str | os.PathLike, size: int | None = None) -> Iterator[Path]:
         UserError: it cannot be written; of a full disk it says how much was needed and how much is free.
     """
     path = Path(path)
-    # Of a name of its own, since two runs may write one file at once.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Of a name of its own, since two runs may write one file at once, perhaps from two machines.
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
-        _remove(part)
         try:
             yield part
             for one in (part, *part.rglob("*")):
@@ -63,7 +63,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed runs were writing in a folder: of the file ``name``, by default of any."""
     pattern = name if name == "*" else glob.escape(name)
     for left in folder.glob(f".{pattern}.*.part"):
-        if not Path("/proc", left.name.split(".")[-2]).exists():
+        if not Path("/proc", left.name.split(".")[-2].split("-")[0]).exists():
             _remove(left)
 
 
@@ -115,7 +115,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write ``value`` as one line of JSON."""
-    write_text(path, json.dumps(value) + "\n")
+    write_text(path, json.dumps(value, allow_nan=False) + "\n")
 
 
 def write_pickle(path: str | os.PathLike, value: dict[str, Any]) -> None:
@@ -209,8 +209,7 @@ def reason(error: Exception) -> str:
         return "it is torn, or holds something other than tensors and plain values"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(letter for letter in text if letter.isprintable())[:300]
+    return printable(str(error))[:300] or type(error).__name__
 
 
 def read_json(path: str | os.PathLike, made_by: str) -> Any:

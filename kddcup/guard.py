@@ -10,8 +10,6 @@ from torch.nn.utils import get_total_norm
 
 from kddcup.errors import UserError
 
-SHOWN = 10
-
 
 @dataclass
 class _Pending:
@@ -98,8 +96,7 @@ class FinitenessGuard:
                 if bad
                 else "a gradient is not finite"
             )
-            ids = np.unique(step.products).tolist()
-            shown = ", ".join(map(str, ids[:SHOWN])) + (", …" if len(ids) > SHOWN else "")
+            shown = ", ".join(map(str, np.unique(step.products).tolist()))
             raise UserError(
                 f"{step.name}: {what}; rank {self._rank} had products {shown}; the step changed nothing: "
                 "go on from the last checkpoint with '--resume' and a lower --rate, or '--precision float32'"

@@ -59,7 +59,7 @@ class Ingest:
         self._row_lengths: list[np.ndarray] = []
         self._region_offsets = array("q", [0])
         self._checksums: dict[int, int] = {}
-        self._place = len(table.header)
+        self._place = self._committed = len(table.header)
         self._lines = 0
         self.rows = 0
         self.texts: dict[int, str] = {}
@@ -124,10 +124,14 @@ class Ingest:
             print(f"{self._journal.folder}: {reason} since the interrupted run; starting over")
             self._journal.clear()
         else:
+            self._committed = self._place
             print(f"going on after {self._lines:,} lines, which an interrupted run has finished")
 
     def _misfit(self, last: dict[str, Any]) -> str | None:
-        """Why the last entry of the journal is not the beginning of this work, if it is not."""
+        """Why the last entry of the journal is not the beginning of this work, if it is not.
+
+        Takes files back that the run had put into place before it was killed.
+        """
         if last["feature_dtype"] != self._dtype:
             return "--feature_dtype is another"
         if not self._table.matches(last["stamp"], last["digest"], last["stop"]):
@@ -135,7 +139,6 @@ class Ingest:
         for name, size in last["bytes"].items():
             part = self._journal.folder / name
             if not part.exists() and (self._folder / name).exists():
-                # The run was killed when it had put this one into place.
                 os.replace(self._folder / name, part)
             if not part.exists() or part.stat().st_size < size:
                 return f"{name} has been cut"
@@ -154,7 +157,7 @@ class Ingest:
             ]
             advance = stack.enter_context(self._table.progress("preprocess", self._place))
             unflushed: list[Rows] = []
-            flushed, outside = self._place, self.outside
+            outside = self.outside
             for chunk in chunks(
                 self._table,
                 self._place,
@@ -173,9 +176,9 @@ class Ingest:
                 for row in new:
                     features.append(chunk.features[row])
                 unflushed.append(chunk.rows)
-                if self._place - flushed >= COMMIT_BYTES:
+                if self._place - self._committed >= COMMIT_BYTES:
                     self._commit(unflushed, self.outside - outside, arrays)
-                    unflushed, flushed, outside = [], self._place, self.outside
+                    unflushed, outside = [], self.outside
             if self.rows == 0:
                 raise self.bad_rows.rowless()
             if unflushed:
@@ -204,6 +207,7 @@ class Ingest:
                 "rows": [vars(one) for one in rows],
             }
         )
+        self._committed = self._place
 
     def _admit(self, rows: Rows) -> list[int]:
         """Take up a chunk's rows; gives those of products that were not known yet."""
@@ -231,9 +235,10 @@ class Ingest:
     def _unwritten(self, error: OSError) -> UserError:
         """What a user is told who has to make room."""
         # Base64 has 3 bytes in 4 letters, and the features, nearly all of a table, were of 4 bytes.
-        left = (self._table.stamp[0] - self._place) * 3 // 16 * np.dtype(self._dtype).itemsize
+        left = (self._table.stamp[0] - self._committed) * 3 // 16 * np.dtype(self._dtype).itemsize
         said = unwritten(self._journal.folder, error, None if self._table.compressed else left)
-        return UserError(f"{said}; run again, which goes on where this run was")
+        kept = "goes on where the work was last flushed" if len(self._journal) else "starts over"
+        return UserError(f"{said}; run again, which {kept}")
 
     def columns(self) -> dict[str, np.ndarray]:
         """The table without its base64 columns: a column per name, class labels with their offsets."""

@@ -66,6 +66,10 @@ class Curve:
         order = np.lexsort((late, knot, query))
         query, hit, knot, falls, late = (values[order] for values in (query, hit, knot, falls, late))
 
+        # An example: the hit h stands behind the miss m at w = 0, ahead of it at w = 1, and they tie at 0.3.
+        # Then h has a miss less ahead of it from that knot on; at the knot itself too if h is the earlier in
+        # its query, else only after it (``late``).
+
         # A query's figure follows from how many misses stand ahead of each of its hits.
         column = relevant.cumsum(1) - 1
         misses_ahead = np.full((len(gains), max(1, relevant.sum(1).max())), K)  # [Q, hits]
@@ -79,8 +83,9 @@ class Curve:
         unit = gains.max(1)
         change = unit[query] * (_dcg(base + swapped[1:]) - _dcg(base + swapped[:-1]))
 
+        # The ends 0 and 1 are knots too, at which nothing swaps. Of the steps, 2k is at knot k, 2k + 1 after.
         knots, index = np.unique(np.concatenate([knot, [0.0, 1.0]]), return_inverse=True)
-        steps = np.bincount(2 * index[:-2] + late, change, 2 * len(knots))  # at and after each knot
+        steps = np.bincount(2 * index[: len(knot)] + late, change, 2 * len(knots))
         figures = ((unit * _dcg(misses_ahead)).sum() + steps.cumsum()) / len(gains)
         return cls(knots, figures[::2], figures[1:-1:2])
 

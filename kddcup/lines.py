@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,8 @@ class LineFile:
                 content = self._line(file, place)
                 if not content:
                     return
+                if not content.endswith(b"\n"):
+                    tqdm.write(f"{self.path}: the last line has no end; see that it is whole", sys.stderr)
                 yield Line(content, place, xxhash.xxh3_64_intdigest(content))
                 place += len(content)
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from kddcup.config import TrainSettings
 from kddcup.corpus import Corpus
 from kddcup.errors import UserError
+from kddcup.files import reason
 from kddcup.ragged import Ragged
 from kddcup.regions import RegionBatch, RegionStore
 from kddcup.sampling import NegativeSampler
@@ -104,8 +105,16 @@ class TrainLoader:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
         )
-        for parts in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
-            yield [part.to(device) for part in parts]
+        try:
+            for parts in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
+                yield [part.to(device) for part in parts]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a process that reads batches was killed ({reason(error)}), perhaps for want of memory: "
+                "go on with '--resume' and fewer --workers"
+            ) from None
 
     def batch(self, rows: np.ndarray, epoch: int) -> list[Batch]:
         """The batch of these rows of the table as micro-batches of about equally many rows, on the CPU."""

@@ -11,6 +11,7 @@ from kddcup.checkpoint import RunConfig, find_checkpoint, load_encoder, load_str
 from kddcup.config import MatcherSettings, ModelConfig, Settings, Stage, ValidationSettings, parse_settings
 from kddcup.encoder import ImageEncoder
 from kddcup.errors import UserError
+from kddcup.explanation import explanation_path
 from kddcup.loader import TrainLoader
 from kddcup.metrics import with_interval
 from kddcup.predictions import write_predictions
@@ -131,14 +132,14 @@ def predict(
     device = pick_device(settings.devices)
     config: ModelConfig = checkpoint.config.model
     vocabulary = checkpoint.vocabulary(settings.tokenizer)
-    model = build(config)
-    checkpoint.load_into(dict(model.named_children()))
-    model.to(device).eval()
+    model = checkpoint.build(lambda: build(config)).to(device)
     for name, out in (("valid", settings.valid_out_path), (settings.split, settings.test_out_path)):
         split = Split(Path(settings.data_dir), name)
         candidates = encode_candidates(split.table, model, vocabulary.encode, config.region_dim, device)
         predictions = score_encoded(candidates, model)
         write_predictions(out, predictions)
+        # What an earlier run has said of its scores is not of these.
+        explanation_path(out).unlink(missing_ok=True)
         if explain:
             explain(out, model, candidates, vocabulary)
         reached = ""

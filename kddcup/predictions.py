@@ -23,6 +23,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from kddcup.config import Parser
 from kddcup.errors import UserError, run_script
 from kddcup.files import csv_text, read_json, write_json, write_text
 from kddcup.metrics import K
@@ -55,8 +56,7 @@ def read_predictions(path: str | os.PathLike, made_by: str) -> Predictions:
         raise UserError(f"{path} is no object of query ids: {advice}")
     predictions = {}
     for query, candidates in content.items():
-        if query.encode(errors="ignore").decode() != query:
-            raise UserError(f"{path} has a query id that is no text: {advice}")
+        _check_text(query, path, advice)
         if not isinstance(candidates, list) or not all(map(_is_scored, candidates)) or not candidates:
             raise UserError(f"{path}, query {query}: expected a list of [product_id, score]: {advice}")
         scored = [(int(product), float(score)) for product, score in candidates]
@@ -98,7 +98,15 @@ def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
         or not all(type(product) is int for value in content.values() for product in value)
     ):
         raise UserError(f"{path} is not {{query_id: [product_id, …]}} with an answer to each query: {advice}")
+    for query in content:
+        _check_text(query, path, advice)
     return content
+
+
+def _check_text(query: str, path: str | os.PathLike, advice: str) -> None:
+    # JSON can hold half of a pair of surrogates, which no file can.
+    if query.encode(errors="ignore").decode() != query:
+        raise UserError(f"{path} has a query id that is no text: {advice}")
 
 
 def check_answered(
@@ -149,8 +157,7 @@ def to_run(source: str, target: str) -> None:
     lines = []
     for query, candidates in read_predictions(source, "python validation.py").items():
         _check_no_blank(query, source)
-        best_first = sorted(candidates, key=lambda candidate: -candidate[1])
-        for rank, (product, score) in enumerate(best_first, 1):
+        for rank, (product, score) in enumerate(candidates, 1):
             lines.append(f"{query} Q0 {product} {rank} {score!r} {tag}\n")
     write_text(target, "".join(lines))
 
@@ -254,6 +261,7 @@ def main() -> None:
         [to_run, from_run, to_qrels, from_qrels],
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parser_class=Parser,
     )
 
 

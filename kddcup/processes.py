@@ -44,13 +44,17 @@ class Termination:
 
 @dataclass(frozen=True)
 class Process:
-    """One of the processes that train together; ``resumes`` where an earlier run is to be gone on with."""
+    """One of the processes that train together.
+
+    ``run`` names what they do, over all its restarts by torchrun; ``restarted`` where this is one of them.
+    """
 
     rank: int
     ranks: int
     device: torch.device
     termination: Termination = field(default_factory=Termination)
-    resumes: bool = False
+    run: str = ""
+    restarted: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -134,8 +138,7 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
 
     Seeds PyTorch alike on all ranks, so that modules start out equal; see
     :meth:`kddcup.training.Trainer.__init__`. The main process holds the lock of the checkpoints' folder.
-    SIGTERM is noted in the process' ``termination``. A run is resumed where its settings say so, and where
-    torchrun has started it anew.
+    SIGTERM is noted in the process' ``termination``.
 
     Raises:
         UserError: another run writes into the folder of the checkpoints; the other processes are lost.
@@ -153,22 +156,30 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
         if process.is_main:
             stack.enter_context(locked(Path(settings.checkpoints_dir)))
             remove_leftovers(Path(settings.checkpoints_dir))
-        stack.enter_context(_joined(process, datetime.timedelta(seconds=settings.timeout)))
+        run = stack.enter_context(_joined(process, datetime.timedelta(seconds=settings.timeout)))
         # Not before, since a process that waits for the others to join can simply be ended.
         before = signal.signal(signal.SIGTERM, process.termination.ask)
         stack.callback(signal.signal, signal.SIGTERM, before)
         # torchrun counts restarts on each host by itself.
         restarted = process.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)
-        yield replace(process, resumes=settings.resume or restarted)
+        yield replace(process, run=run, restarted=restarted)
 
 
 @contextlib.contextmanager
-def _joined(process: Process, timeout: datetime.timedelta) -> Iterator[None]:
-    if process.ranks == 1:
-        yield
+def _joined(process: Process, timeout: datetime.timedelta) -> Iterator[str]:
+    """Makes the group of processes, where there are several; gives the name of the run."""
+    own = uuid.uuid4().hex
+    if "TORCHELASTIC_RUN_ID" not in os.environ and process.ranks == 1:
+        yield own
         return
     try:
         store, _, _ = next(distributed.rendezvous("env://", timeout=timeout))
+        # The launcher keeps its store over restarts, and has one of its own for each run. Its run id would
+        # not do, which is "none" for all runs on several hosts that name no other.
+        run = store.compare_set("run", "", own).decode()
+        if process.ranks == 1:
+            yield run
+            return
         distributed.init_process_group(
             "nccl" if process.device.type == "cuda" else "gloo",
             timeout=timeout,
@@ -176,7 +187,7 @@ def _joined(process: Process, timeout: datetime.timedelta) -> Iterator[None]:
             rank=process.rank,
             world_size=process.ranks,
         )
-        yield
+        yield run
         distributed.destroy_process_group()
     except RuntimeError as error:
         if not _is_of_the_others(error):
@@ -192,7 +203,9 @@ def _attempt(store: distributed.Store, process: Process, timeout: datetime.timed
     """A name that these processes share, and those before a restart did not have.
 
     torchrun keeps its store over restarts, with the addresses of processes that are gone, and counts restarts
-    on each host by itself. So each rank asks under a name of its own what rank 0 calls this attempt.
+    on each host by itself, so that neither the run nor that count tells an attempt from the one before. So
+    each rank r writes ``asks/r`` = a new name n; rank 0 answers ``answer/n`` = the attempt's name a; the rank
+    says ``knows/a/r``; and rank 0 goes on when all know, be they asking for the second time.
 
     Raises:
         UserError: a rank has not joined within the time.

@@ -129,7 +129,8 @@ def members(tar: tarfile.TarFile, packed: int) -> Iterator[tarfile.TarInfo]:
     total = 0
     for entry in tar:
         # No links even within the folder: by them a way out of tarfile's filter was found more than once.
-        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
+        # A plain file can be sparse too, by its attributes: its size is then not what it unpacks to.
+        if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or entry.issparse():
             raise tarfile.TarError(f"{entry.name!r} is a link, a device or a sparse file")
         name = PurePosixPath(entry.name)
         if not is_inside(name) or name in names:

@@ -21,10 +21,12 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from kddcup.config import parse_settings
-from kddcup.errors import run_script
-from kddcup.files import whole, write_text
+from kddcup.errors import UserError, run_script
+from kddcup.files import whole, write_json, write_text
 from kddcup.tsv import COLUMNS, base64_text
 
+MARKER = "sample.json"
+"""In a folder of a sample, which may be written over."""
 CLASS_LABELS = (
     "top clothes (coat, jacket, shirt, etc.)",
     "skirt & dress",
@@ -300,8 +302,15 @@ class Shop:
 
 
 def write_sample(settings: SampleSettings) -> Shop:
-    """Write the tables and answers into ``settings.out``; gives what was made, for whoever judges it."""
+    """Write the tables and answers into ``settings.out``; gives what was made, for whoever judges it.
+
+    Raises:
+        UserError: there are tables that are no sample.
+    """
     out = Path(settings.out)
+    if (out / "train" / "train.tsv").exists() and not (out / MARKER).exists():
+        raise UserError(f"{out} has other tables, which stay as they are: name another folder with --out")
+    write_json(out / MARKER, {"made_by": "python -m kddcup.sample"})
     shop = Shop(settings)
     known: list[int] = []
     rows = []

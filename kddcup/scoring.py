@@ -98,6 +98,13 @@ def score_encoded(candidates: Candidates, scorer: Scorer) -> Predictions:
         for batch in candidates.batches("score"):
             found = scorer.score_candidates(batch.queries, batch.owner, batch.heads)
             scores[batch.places] = found.float().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        query = candidates.query_ids[candidates.query[bad[0]]]
+        raise UserError(
+            f"query {query}: the model's score of product {candidates.product[bad[0]]} is not finite "
+            f"(and {len(bad) - 1:,} more): take another checkpoint, or look at the row's features"
+        )
     return _ranked(candidates, scores)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from kddcup.checkpoint import (
 from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.corpus import Info, open_info
 from kddcup.errors import Terminated, UserError
+from kddcup.files import reason
 from kddcup.guard import FinitenessGuard
 from kddcup.loader import Batch
 from kddcup.log import EpochLog, Pace, named_rates, peak_memory
@@ -175,7 +176,7 @@ class Trainer:
         # From here on, each rank has dropout of its own.
         torch.manual_seed(settings.seed + process.rank)
         self._progress = _Progress()
-        if process.resumes:
+        if settings.resume or process.restarted:
             self._resume()
         # Gives all ranks the parameters of rank 0.
         self._wrapped = DistributedDataParallel(_Losses(self.module)) if process.ranks > 1 else self.module
@@ -200,7 +201,7 @@ class Trainer:
             process.say(f"{settings.checkpoints_dir} has nothing to resume: starting from epoch 0")
             return
         try:
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_moments(self.optimizer, saved["optimizer"])
             state = saved["state"]
             if len(state["ranks"]) != process.ranks:
                 raise UserError(
@@ -209,14 +210,16 @@ class Trainer:
                 )
             own = state["ranks"][process.rank]
             _set_random_state(own["random"], process.device)
-            losses = {name: value.to(process.device) for name, value in own["losses"].items()}
+            losses = {name: _finite(value, (), process.device) for name, value in own["losses"].items()}
             self._progress = _Progress(int(state["epoch"]), int(state["step"]), losses)
             if min(self._progress.epoch, self._progress.step) < 0:
                 raise ValueError("an epoch and a step are counted from 0")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            if bool(losses) != bool(self._progress.step):
+                raise ValueError("the losses are not those of the steps")
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise UserError(
                 f"the newest checkpoint of {settings.checkpoints_dir} cannot be resumed "
-                f"({type(error).__name__}: {error}): train anew without --resume"
+                f"({type(error).__name__}: {reason(error)}): train anew without --resume"
             ) from None
         process.say(
             f"resuming {settings.checkpoints_dir} at epoch {self._progress.epoch}, step {self._progress.step}"
@@ -224,7 +227,9 @@ class Trainer:
 
     def _read_saved(self) -> dict[str, Any] | None:
         """Load the newest checkpoint's parts; gives its optimizer and its state."""
-        path = newest_checkpoint(self._settings.checkpoints_dir, restarted=not self._settings.resume)
+        # A restart goes on with what the run itself has saved, and not with an earlier run in the folder.
+        run = None if self._settings.resume else self._process.run
+        path = newest_checkpoint(self._settings.checkpoints_dir, run)
         if path is None:
             return None
         checkpoint = Checkpoint.read(path, "train.py without --resume")
@@ -258,9 +263,14 @@ class Trainer:
             Terminated: a rank was sent SIGTERM; the run has been saved.
         """
         progress, settings, count = self._progress, self._settings, len(batches)
+        if progress.step > count:
+            raise UserError(
+                f"the newest checkpoint of {settings.checkpoints_dir} is at step {progress.step} of an epoch "
+                f"that has {count}: train anew without --resume"
+            )
         if self._process.is_main and (progress.epoch, progress.step) == (0, 0):
             # Not before all has been checked: the folder's earlier run is forgotten.
-            point_to(settings.checkpoints_dir, None)
+            point_to(settings.checkpoints_dir, None, self._process.run)
         self._wrapped.train()
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * settings.rate_factor(epoch)
@@ -346,15 +356,15 @@ class Trainer:
             self.module.eval()
             rates = (group["lr"] for group in self.optimizer.param_groups)
             log = EpochLog(
-                epoch,
-                dict(zip(names, means.tolist(), strict=True)),
-                score(),
-                dict(zip(self._rate_names, rates, strict=True)),
-                self._pace,
-                self._settings.batch_size * process.ranks,
-                peak_memory(process.device),
-                path,
-                describe(),
+                epoch=epoch,
+                losses=dict(zip(names, means.tolist(), strict=True)),
+                ndcg=score(),
+                rates=dict(zip(self._rate_names, rates, strict=True)),
+                pace=self._pace,
+                samples=self._settings.batch_size * process.ranks,
+                peak_memory=peak_memory(process.device),
+                checkpoint=path,
+                texts=describe(),
             )
             process.say(log.line())
             log.write()
@@ -376,7 +386,43 @@ class Trainer:
             write_checkpoint(
                 folder / name, self._parts, self._config, optimizer=self.optimizer.state_dict(), state=state
             )
-            point_to(folder, name)
+            point_to(folder, name, self._process.run)
+
+
+def load_moments(optimizer: torch.optim.Adam, saved: Mapping[str, Any]) -> None:
+    """Take over Adam's moments and steps; rates and decays stay those of this run.
+
+    They are copied, one by one: the fused step of PyTorch writes where it takes a moment of the parameter's
+    size to be, and a checkpoint that is mapped would keep its file's space for as long as the run lasts.
+
+    Args:
+        optimizer: of this run.
+        saved: a checkpoint's ``optimizer``, which may be a stranger's.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: these are not the moments of these parameters.
+    """
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    moments = {}
+    for number, one in saved["state"].items():
+        parameter = parameters[number]
+        moments[number] = {
+            "step": _finite(one["step"], (), torch.device("cpu")),
+            "exp_avg": _finite(one["exp_avg"], parameter.shape, parameter.device),
+            "exp_avg_sq": _finite(one["exp_avg_sq"], parameter.shape, parameter.device),
+        }
+        if min(moments[number]["step"], moments[number]["exp_avg_sq"].min()) < 0:
+            raise ValueError("a number of steps or a second moment is negative")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _finite(value: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """A copy of a stranger's float32 tensor of this shape."""
+    if value.shape != torch.Size(shape) or value.dtype != torch.float32 or value.layout != torch.strided:
+        raise ValueError(f"a tensor {list(value.shape)} of {value.dtype} is there for one {list(shape)}")
+    if not value.isfinite().all():
+        raise ValueError("a number is not finite")
+    return torch.empty(shape, device=device).copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

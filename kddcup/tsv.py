@@ -3,6 +3,7 @@
 import binascii
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -26,6 +27,8 @@ COLUMNS = (
     "query_id",
 )
 
+FIRST_ROWS = 100
+"""That tell the dimension of a table's features."""
 MAX_PIXELS = 1e9
 """No coordinate of a box lies farther out; the areas of such boxes are finite."""
 
@@ -144,13 +147,20 @@ class Table(LineFile):
             yield row
 
     def dimension(self, patience: int) -> int | None:
-        """D of the first good row; None where more than ``patience`` bad ones precede it."""
-        for bad_rows, row in enumerate(self.read()):
-            if isinstance(row, Row):
-                return row.features.shape[1]
-            if bad_rows >= patience:
+        """D of most of the first rows; None where more than ``patience`` bad ones are all that comes first.
+
+        Half of a row's features would do for a row of another dimension; it is not the first one to say so.
+        """
+        found: Counter[int] = Counter()
+        bad_rows = 0
+        for line in self.lines():
+            try:
+                found[self._parse(line, None, {}).features.shape[1]] += 1
+            except BadRowError:
+                bad_rows += 1
+            if found.total() >= FIRST_ROWS or bad_rows > patience:
                 break
-        return None
+        return found.most_common(1)[0][0] if found else None
 
     def refusal(self, rows_before: int, reason: object) -> UserError:
         """What a user is told of a bad row."""

@@ -11,6 +11,8 @@ from kddcup.metrics import DISCOUNTS, K
 
 WEIGHTS = np.linspace(0, 1, 100)
 """[100] the published grid of model1's weight."""
+PAIRS = 1 << 22
+"""Pairs of candidates that are compared at once."""
 RANDOM_STARTS = 4
 FOLDS = 5
 SEED = 2020
@@ -35,10 +37,14 @@ class Contenders:
         One that five earlier ones equal or surpass in all scores is not: rounding is monotonic, so that they
         equal or surpass it in every blend too.
         """
-        surpassed = np.tri(scores.shape[2], k=-1, dtype=bool)  # [C, the earlier]
-        for model in scores:
-            surpassed = surpassed & (model[:, None] >= model[:, :, None])
-        out = surpassed.sum(2) >= K  # [Q, C]
+        earlier = np.tri(scores.shape[2], k=-1, dtype=bool)  # [C, the earlier]
+        out = np.empty(gains.shape, bool)
+        # As many queries at a time as keep the pairs of their candidates small.
+        for some in np.array_split(np.arange(len(gains)), -(-gains.size * gains.shape[1] // PAIRS)):
+            surpassed = np.broadcast_to(earlier, (len(some), *earlier.shape))
+            for model in scores[:, some]:
+                surpassed = surpassed & (model[:, None] >= model[:, :, None])
+            out[some] = surpassed.sum(2) >= K
         kept = np.argsort(out, 1, kind="stable")[:, : (~out).sum(1).max()]
         return cls(np.take_along_axis(scores, kept[None], 2), np.take_along_axis(gains, kept, 1))
 

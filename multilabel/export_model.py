@@ -34,8 +34,8 @@ def main() -> None:
     settings = parse_settings(ExportSettings, __doc__)
     checkpoint = find_checkpoint("multilabel", settings.checkpoints_dir, settings.epoch)
     vocabulary = checkpoint.vocabulary(None)
-    model = MultiLabelClassifier(checkpoint.config.model, vocabulary.start, vocabulary.end)
-    checkpoint.load_into({"model": model})
+    config = checkpoint.config.model
+    model = checkpoint.build(lambda: MultiLabelClassifier(config, vocabulary.start, vocabulary.end), "model")
     write_checkpoint(Path(settings.out_path), {"item": model.item}, checkpoint.config)
     print(f"image encoder of {checkpoint.path}: {settings.out_path}")
 

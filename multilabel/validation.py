@@ -32,7 +32,7 @@ class TagSettings(ValidationSettings):
     """Settings of validation in stage 2.
 
     Args:
-        images: how many products of the valid table to show tags and captions of.
+        images: how many products of the valid table to show tags and captions of, where --show names none.
         show: ids of products to show tags and captions of, instead of scoring the valid table.
         split: the table that has the products of --show.
     """
@@ -50,9 +50,9 @@ def main() -> None:
     checkpoint = find_checkpoint("multilabel", settings.checkpoints_dir, settings.epoch)
     device = pick_device(settings.devices)
     config, vocabulary = checkpoint.config.model, checkpoint.vocabulary(settings.tokenizer)
-    model = MultiLabelClassifier(config, vocabulary.start, vocabulary.end)
-    checkpoint.load_into({"model": model})
-    model.to(device).eval()
+    model = checkpoint.build(
+        lambda: MultiLabelClassifier(config, vocabulary.start, vocabulary.end), "model"
+    ).to(device)
     split = Split(Path(settings.data_dir), settings.split if settings.show else "valid")
     table = Table(split.table)
     rows = find_products(table, settings.show) if settings.show else first_products(table, settings.images)

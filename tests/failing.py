@@ -89,8 +89,10 @@ def run(data, flags, mode=None, k=0):
             try:
                 run_script(main)
             except SystemExit as end:
-                code, said = 1, io.StringIO(str(end.code))
-        os.write(writing, said.getvalue().encode())
+                code = end.code
+        # Libraries warn; what the script says comes last.
+        text = said.getvalue().strip()
+        os.write(writing, (text if "Traceback" in text else text.rpartition("\n")[2]).encode())
         os._exit(code)
     os.close(writing)
     with open(reading, encoding="utf-8") as pipe:

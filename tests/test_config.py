@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from kddcup.config import GROUPS, SIZES, MatcherSettings, ModelConfig, PretrainSettings, parse_settings
-from tests.conftest import ROOT
+from kddcup.errors import UserError
+from tests.conftest import ROOT, assert_one_line_error, run_script
 
 
 def parse(*args: str, size: str = "small") -> MatcherSettings:
@@ -63,11 +64,24 @@ def test_the_size_may_come_from_a_flag():
         ["--config", "absent.yaml"],
     ],
 )
-def test_a_wrong_flag_ends_in_a_usage_error(wrong, capsys):
-    with pytest.raises(SystemExit) as stop:
+def test_a_wrong_flag_is_named(wrong):
+    with pytest.raises(UserError) as caught:
         parse(*wrong)
-    assert stop.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    assert wrong[0].strip("-") in str(caught.value)
+    assert str(caught.value).endswith("see --help")
+
+
+@pytest.mark.parametrize(
+    "command", [("preprocess.py", "--seed", "x"), ("-m", "kddcup.predictions", "to_run", "a.json")]
+)
+def test_a_script_ends_in_one_line_at_a_wrong_flag(command):
+    assert_one_line_error(run_script(".", *command), "see --help")
+
+
+@pytest.mark.parametrize("content", ["data_dir: " + "[" * 100_000, "data_dir: " + "[" * 19_000, "- " * 9_000])
+def test_settings_nested_too_deeply_end_in_one_line(tmp_path, content):
+    (tmp_path / "deep.yaml").write_text(content)
+    assert_one_line_error(run_script(".", "preprocess.py", "--config", tmp_path / "deep.yaml"), "config")
 
 
 def test_help_describes_every_flag(capsys):

@@ -263,5 +263,5 @@ def test_a_vocabulary_too_small_for_the_queries_is_refused(tmp_path):
     vocabulary = Vocabulary("lexicon", ["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
     save_vocabulary(tmp_path / "info" / "vocabulary", vocabulary, words)
     write_marker(tmp_path / "info", INFO_FILES, {"size": "small"})
-    with pytest.raises(UserError, match=r"fewer words than .*python preprocess\.py --force"):
+    with pytest.raises(UserError, match=r"has not the words .*python preprocess\.py --force"):
         open_info(tmp_path)

@@ -244,11 +244,22 @@ def test_two_runs_that_write_one_file_at_once_leave_one_of_both_whole(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_two_writers_of_one_process_number_as_of_two_containers_leave_one_file_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    with whole(path) as part:
+        part.write_bytes(b"first, half of it")
+        with whole(path) as other:
+            other.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+        part.write_bytes(b"first")
+    assert path.read_bytes() == b"first"
+
+
 def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path):
     killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True)
-    left = tmp_path / f".file.txt.{killed.stdout.decode().strip()}.part"
+    left = tmp_path / f".file.txt.{killed.stdout.decode().strip()}-0a1b2c3d.part"
     left.write_bytes(b"half")
-    running = tmp_path / f".file.txt.{os.getppid()}.part"
+    running = tmp_path / f".file.txt.{os.getppid()}-0a1b2c3d.part"
     running.write_bytes(b"of a run that goes on")
     write_text(tmp_path / "file.txt", "whole")
     assert not left.exists()

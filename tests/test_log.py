@@ -114,11 +114,11 @@ def test_rates_are_named_by_the_parts_that_they_are_of():
 def test_the_speed_counts_only_what_this_process_did(tmp_path, monkeypatch, capsys):
     told = replace(settings(), checkpoints_dir=str(tmp_path), save_every=4, batch_size=100)
 
-    def trainer(resumes: bool) -> Trainer:
+    def trainer(restarted: bool) -> Trainer:
         model = MultiLabelClassifier(small.CONFIG, 2, 3)
         groups = [{"params": [one for one in model.parameters() if one.requires_grad], "lr": 0.1}]
         config = RunConfig(training=asdict(told))
-        return Trainer(Process(0, 1, CPU, resumes=resumes), model, groups, {"model": model}, told, config)
+        return Trainer(Process(0, 1, CPU, restarted=restarted), model, groups, {"model": model}, told, config)
 
     batches = small.Batches([[small.batch()]] * 5)
     trainer(False).steps(0, batches)

@@ -160,7 +160,7 @@ def test_a_description_has_the_sigmoid_of_the_logits(model):
     vocabulary = Vocabulary("lexicon", [*SPECIALS, *(f"word{i}" for i in range(small.CONFIG.vocabulary - 4))])
     rng = np.random.default_rng(0)
     features, boxes = rng.random((2, 8), dtype=np.float32), np.float32([[0, 0, 5, 5], [1, 1, 9, 9]])
-    row = Row(5, 10, 10, boxes, features, np.zeros(2, np.int64), "red dress", *[0] * 5)
+    row = Row(5, 10, 10, boxes, features, 1.0, np.zeros(2, np.int64), "red dress", *[0] * 5)
     images = RegionBatch.from_images([(features, scale_boxes(boxes, 10, 10))])
     logits = model.label_logits(model.encode_images(images))[0]
     shown = describe(row, model, vocabulary, torch.device("cpu"))

@@ -182,6 +182,8 @@ def test_other_settings_are_refused_and_leave_the_work(copied):
     before = contents(copied)
     done = run(copied, "--seed", "1", "--feature_dtype", "float32")
     assert_one_line_error(done, copied / "info" / MARKER, "seed 2020", "feature_dtype float16", "--force")
+    for flag in ("--feature_dtype float32", "--bad_rows stop", "--seed 1", "--size small"):
+        assert flag in done.stderr  # of the command that redoes it
     assert contents(copied) == before
 
 
@@ -284,6 +286,26 @@ def test_features_of_another_dimension_are_refused_also_in_a_later_chunk(tmp_pat
     table = Table(write_table(tmp_path / "t.tsv", rows))
     with pytest.raises(UserError, match=r"t\.tsv, line 4: features"):
         Ingest(table, tmp_path / "store", "float16", 1).run()
+
+
+def test_the_dimension_is_that_of_most_rows_not_of_the_first(tmp_path):
+    rows = [table_row(i, i, "red dress") for i in range(5)]
+    rows[0]["features"] = rows[0]["features"][:, : DIM // 2]
+    write_table(tmp_path / "train" / "train.tsv", rows)
+    assert_one_line_error(run(tmp_path), "train.tsv, line 2: features has 32 bytes, expected 2 × 8 × 4 = 64")
+    done = run(tmp_path, "--bad_rows", "skip")
+    assert done.returncode == 0, done.stderr
+    assert "4 rows" in done.stdout
+
+
+@pytest.mark.parametrize("stamp", [[], None, ["a", 1, 2, 3], [1e400, 1, 2, 3], 7])
+def test_a_marker_with_another_stamp_is_of_unfinished_work(copied, stamp):
+    marker = copied / "features" / MARKER
+    content = json.loads(marker.read_text())
+    marker.write_text(json.dumps(content | {"table_stamp": stamp}).replace("Infinity", "1e400"))
+    done = run(copied)
+    assert done.returncode == 0, done.stderr
+    assert "tokens" in done.stdout
 
 
 def test_a_mistyped_tokenizer_leaves_finished_work_finished(tmp_path):

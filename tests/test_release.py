@@ -106,7 +106,7 @@ def run(tmp_path):
         for epoch in (1, 2):
             config = RunConfig(size="small", training={"use_epoch": 1})
             write_tensors(checkpoint_path(folder, epoch), {"config": asdict(config)})
-        point_to(folder, "model-epoch2.pth")
+        point_to(folder, "model-epoch2.pth", "")
         for name in (".lock", "last-step.pth"):
             write_text(folder / name, name)
         write_json(resources / f"valid_pred_{model}.json", {"1": [[7, 1.0], [8, 0.5]]})

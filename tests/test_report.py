@@ -108,7 +108,8 @@ def chromium():
         pytest.skip(reason)
     options = webdriver.ChromeOptions()
     options.binary_location = paths[0]
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    headless = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+    for flag in (*headless, "--window-size=1280,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(paths[1]))
@@ -285,7 +286,8 @@ def test_words_have_the_weight_and_best_score_that_model1_gave_them(opened):
 def test_without_words_the_page_names_the_command_that_makes_them(inputs, chromium):
     assert report(inputs).returncode == 0
     page = Page(chromium, inputs / "report.html")
-    assert "python validation.py --explain" in page.one("#queries").text
+    assert "model1’s validation.py again" in page.one("#queries").text
+    assert "--explain" in page.one("#queries").text
     open_query(page, "7")
     assert page.all(".words") == []
     assert page.complaints() == []
@@ -326,6 +328,40 @@ def test_a_phone_scrolls_in_one_direction_only(opened, scheme):
     finally:
         opened.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@pytest.mark.parametrize("width", [360, 645, 760, 905, 1024, 1280])
+def test_words_have_room_at_every_width(opened, width):
+    driver = opened.driver
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        for selector, room in ((".query th", 150), (".groups > :nth-child(-n+2) th:first-child", 60)):
+            assert min(node.rect["width"] for node in opened.all(selector)) >= room, selector
+        opened.all(".query button")[0].click()
+        labels = (
+            "return [...document.querySelectorAll('.labels bdi')].every(e => e.scrollWidth <= e.offsetWidth)"
+        )
+        assert driver.execute_script(labels)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_focus_is_not_hidden_under_the_toolbar(opened):
+    driver = opened.driver
+    size = {"width": 1280, "height": 260, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        driver.execute_script("window.scrollTo(0, document.documentElement.scrollHeight)")
+        for _ in range(3):
+            opened.press("k")
+            top = driver.switch_to.active_element.rect["y"]
+            bar = opened.one(".tools").rect
+            assert opened.focused in opened.queries
+            assert top >= bar["y"] + bar["height"]
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_groups_lose_what_the_mean_would_gain_by_hand():
@@ -457,10 +493,10 @@ def test_model1_explains_its_own_scores(tmp_path):
     for split in ("valid", "testB"):
         write_table(tmp_path / split / f"{split}.tsv", rows)
     write(tmp_path, "valid/valid_answer", {"1": [5], "2": [6], "3": [7]})
-    told = ["--data_dir", tmp_path, "--checkpoints_dir", tmp_path, "--epoch", 0, "--explain"]
+    told = ["--data_dir", tmp_path, "--checkpoints_dir", tmp_path, "--epoch", 0]
     for name in ("valid", "test"):
         told += [f"--{name}_out_path", tmp_path / f"{name}_pred_model1.json"]
-    done = run_script("model1", "validation.py", *told)
+    done = run_script("model1", "validation.py", *told, "--explain")
     assert done.returncode == 0, done.stderr
     for name in ("valid", "test"):
         predictions = read_predictions(tmp_path / f"{name}_pred_model1.json", "")
@@ -475,6 +511,9 @@ def test_model1_explains_its_own_scores(tmp_path):
                 parts = found[query].products[product]
                 assert sum(part.weight * part.score for part in parts) == pytest.approx(score, abs=1e-6)
                 assert sum(part.weight for part in parts) == pytest.approx(1 if parts else 0, abs=1e-6)
+    # Without --explain nothing is left that would speak of other scores.
+    assert run_script("model1", "validation.py", *told).returncode == 0
+    assert list(tmp_path.glob("*_words.json")) == []
 
 
 def test_the_best_head_is_the_one_whose_product_with_the_word_is_the_score():

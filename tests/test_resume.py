@@ -149,26 +149,39 @@ def test_the_pointer_wins_over_the_epochs_of_an_earlier_run(tmp_path):
     (tmp_path / "model-epoch3.pth").touch()
     (tmp_path / "model-epoch10.pth").touch()
     assert newest_checkpoint(tmp_path) == tmp_path / "model-epoch10.pth"
-    point_to(tmp_path, "model-epoch3.pth")
+    point_to(tmp_path, "model-epoch3.pth", "a run")
     assert newest_checkpoint(tmp_path) == tmp_path / "model-epoch3.pth"
-    point_to(tmp_path, None)
+    point_to(tmp_path, None, "a run")
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_a_run_that_torchrun_started_anew_does_not_go_on_from_an_earlier_one(tmp_path, monkeypatch):
+def test_a_run_that_torchrun_started_anew_does_not_go_on_from_an_earlier_one(tmp_path):
     (tmp_path / "model-epoch3.pth").touch()
-    assert newest_checkpoint(tmp_path, restarted=True) is None
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "earlier")
-    point_to(tmp_path, "model-epoch3.pth")
-    assert newest_checkpoint(tmp_path, restarted=True) == tmp_path / "model-epoch3.pth"
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "later")
-    assert newest_checkpoint(tmp_path, restarted=True) is None
+    assert newest_checkpoint(tmp_path, "earlier") is None
+    point_to(tmp_path, "model-epoch3.pth", "earlier")
+    assert newest_checkpoint(tmp_path, "earlier") == tmp_path / "model-epoch3.pth"
+    assert newest_checkpoint(tmp_path, "later") is None
     assert newest_checkpoint(tmp_path) == tmp_path / "model-epoch3.pth"
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=slow)])
+def test_a_run_has_a_name_that_its_restarts_have_and_no_other_run_of_the_same_id(tmp_path, ranks):
+    named = []
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    launcher += ["--max-restarts=1", "--rdzv-id=none"]
+    for _ in range(2):
+        done = run_script(".", *launcher, "-m", "tests.two_ranks", "restart", tmp_path)
+        assert done.returncode == 0, done.stderr
+        named.append(re.findall(r"^run (\w+), restarted (\w+)$", done.stdout, re.MULTILINE))
+    for told in named:
+        assert len({run for run, _ in told}) == 1
+        assert [restarted for _, restarted in told] == ["False"] * ranks + ["True"] * ranks
+    assert named[0][0] != named[1][0]
 
 
 def test_a_run_that_cannot_begin_leaves_the_one_of_before_to_be_resumed(trained, tmp_path):
     (tmp_path / "model-epoch0.pth").touch()
-    point_to(tmp_path, "model-epoch0.pth")
+    point_to(tmp_path, "model-epoch0.pth", "")
     before = (tmp_path / POINTER).read_bytes()
     (tmp_path / ".last-step.pth.999999999.part").touch()
     done = run_script("model1", *flags(trained, "model1", tmp_path), "--data_dir", tmp_path / "typo")
@@ -183,11 +196,11 @@ def test_an_epoch_of_an_earlier_run_is_not_taken_unasked(trained, tmp_path, poin
     content["config"]["training"]["use_epoch"] = 5
     for epoch in (0, 5):
         torch.save(content, tmp_path / f"model-epoch{epoch}.pth")
-    point_to(tmp_path, pointer)
+    point_to(tmp_path, pointer, "")
     with pytest.raises(UserError, match=r"model-epoch5\.pth is of an earlier run"):
         find_checkpoint("multilabel", str(tmp_path), None)
     assert find_checkpoint("multilabel", str(tmp_path), 5).path.name == "model-epoch5.pth"
-    point_to(tmp_path, "model-epoch5.pth")
+    point_to(tmp_path, "model-epoch5.pth", "")
     assert find_checkpoint("multilabel", str(tmp_path), None).path.name == "model-epoch5.pth"
 
 
@@ -226,19 +239,38 @@ def test_a_checkpoint_without_a_run_to_go_on_with_is_refused(trained, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("told", "now", "said"),
     [
-        ("disagree", "rank 1 has another data (of rank 1) than rank 0 (of rank 0): start all processes"),
-        ("empty", ""),
+        ({"batch_size": 7}, {}, f"--batch_size 7, not {BATCH}: resume with the same"),
+        ({}, {"ranks": [{}, {}]}, "was trained by 2 processes, not 1: resume with as many"),
     ],
 )
-def test_ranks_that_are_not_alike(tmp_path, what, expected):
+def test_a_run_of_another_batch_or_of_other_processes_is_not_gone_on_with(trained, tmp_path, told, now, said):
+    content = torch.load(trained / "multilabel" / "model-epoch0.pth", weights_only=True)
+    content["config"]["training"] |= {"batch_size": BATCH, **told}
+    content["state"] |= now
+    torch.save(content, tmp_path / "model-epoch0.pth")
+    done = run_script("multilabel", *flags(trained, "multilabel", tmp_path), "--resume")
+    assert_one_line_error(done, said)
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("data", "rank 1 has another data (of rank 1) than rank 0 (of rank 0): start all processes"),
+        ("settings", "rank 1 has another --seed (1) than rank 0 (0): start all processes"),
+        ("code", "rank 1 has another code (of rank 1) than rank 0 (of rank 0): start all processes"),
+    ],
+)
+def test_ranks_that_disagree_end_at_the_start(tmp_path, what, expected):
     done = run_script(".", *torchrun(2), "-m", "tests.two_ranks", what, tmp_path)
-    if what == "disagree":
-        assert done.returncode != 0
-        assert done.stderr.count(expected) == 2
-    else:
-        assert done.returncode == 0, done.stderr
-        assert "epoch 0:" in done.stdout
-        zero, one = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-        torch.testing.assert_close(zero, one, rtol=0, atol=0)
+    assert done.returncode != 0
+    assert done.stderr.count(expected) == 2
+
+
+def test_an_empty_batch_on_one_rank_does_not_hang_the_other(tmp_path):
+    done = run_script(".", *torchrun(2), "-m", "tests.two_ranks", "empty", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 0:" in done.stdout
+    zero, one = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(zero, one, rtol=0, atol=0)

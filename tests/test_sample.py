@@ -9,12 +9,13 @@ from kddcup.metrics import ndcg_per_query, random_ndcg
 from kddcup.sample import BODY_PARTS, CATEGORIES, CLASS_LABELS, SampleSettings, write_sample
 from kddcup.text import content_words
 from kddcup.tsv import Table
-from tests.conftest import SHARED, run_script
+from tests.conftest import SHARED, assert_one_line_error, run_script
 
 TABLES = ("train", "valid", "testA", "testB")
 CANDIDATE_TABLES = TABLES[1:]
 FILES = {
     "multimodal_labels.txt",
+    "sample.json",
     *(f"{name}/{name}.tsv" for name in TABLES),
     *(f"{name}/{name}_answer.json" for name in CANDIDATE_TABLES),
 }
@@ -76,7 +77,7 @@ def test_another_seed_gives_other_products_and_queries(tmp_path):
     small(tmp_path / "a")
     small(tmp_path / "b", seed=1)
     a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert [name for name in FILES if a[name] == b[name]] == ["multimodal_labels.txt"]
+    assert {name for name in FILES if a[name] == b[name]} == {"multimodal_labels.txt", "sample.json"}
 
 
 def test_size_and_dimension_are_arguments(tmp_path):
@@ -264,6 +265,22 @@ def test_chinese_queries_are_chinese_and_ask_for_the_same_kind_of_things(tmp_pat
         assert CATEGORIES[shop.wanted[query][0]][1] in text
     for odd in ("旗舰店", "韩版", "2019"):
         assert any(odd in text for text in texts.values())
+
+
+def test_tables_that_are_no_sample_stay_as_they_are_and_a_sample_is_made_anew(tmp_path):
+    path = tmp_path / "train" / "train.tsv"
+    path.parent.mkdir()
+    path.write_text("mine")
+    done = run_script(".", "-m", "kddcup.sample", "--out", tmp_path)
+    assert_one_line_error(done, f"{tmp_path} has other tables", "--out")
+    assert path.read_text() == "mine"
+    assert [one.name for one in tmp_path.iterdir()] == ["train"]
+    path.unlink()
+    small(tmp_path)
+    before = contents(tmp_path)
+    path.write_text("torn")
+    small(tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_the_command_writes_what_the_function_writes(tmp_path):

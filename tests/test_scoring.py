@@ -109,6 +109,14 @@ def test_a_query_without_words_keeps_the_tables_order_and_is_reported(table, mod
     assert "1 queries have no word left" in capsys.readouterr().out
 
 
+def test_a_score_that_is_not_finite_is_refused(table, model, monkeypatch):
+    monkeypatch.setattr(
+        type(model), "score_candidates", lambda self, queries, owner, heads: owner / torch.zeros(len(owner))
+    )
+    with pytest.raises(UserError, match=r"query \d+: the model's score of product \d+ is not finite \(and"):
+        score_table(table, model, encode_text, DIM, CPU)
+
+
 def test_regions_of_another_dimension_are_refused(table, model):
     with pytest.raises(UserError, match="regions of 16 dimensions and the model takes 32"):
         score_table(table, model, encode_text, 32, CPU)

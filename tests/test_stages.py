@@ -191,8 +191,10 @@ def test_main_sh_runs_on_any_tables_in_the_competitions_place_or_elsewhere(tmp_p
     assert (tmp_path / "external_resources" / "submission.csv").is_file()
     result = main_sh(tmp_path, str(shop), NPROC="2", SPLIT="testA", TOKENIZER=str(bert_folder))
     assert result.returncode == 0, result.stderr
-    for made in ("user_data/shop/image_encoder_large.pth", "external_resources/shop/submission.csv"):
-        assert (tmp_path / made).is_file()
+    shop_resources = tmp_path / "external_resources" / "shop"
+    for made in ("submission.csv", "report.html", "valid_pred_model1_words.json"):
+        assert (shop_resources / made).is_file()
+    assert (tmp_path / "user_data" / "shop" / "image_encoder_large.pth").is_file()
     commands = [line for line in result.stdout.splitlines() if line.startswith("+ ")]
     for part in (
         "preprocess.py",
@@ -200,6 +202,7 @@ def test_main_sh_runs_on_any_tables_in_the_competitions_place_or_elsewhere(tmp_p
         "torch.distributed.launch",
         "--split testA",
         "ensemble.py",
+        "-m kddcup.report",
     ):
         assert any(part in line for line in commands)
 

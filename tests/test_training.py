@@ -1,6 +1,9 @@
 """Two processes train what one would, through the launchers that users start."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -107,6 +110,16 @@ def test_batches_are_prefetched_in_order_by_a_thread_or_by_workers(trained, work
         (alone,) = told.batch(expected, 3)
         assert torch.equal(batch.queries.ids, alone.queries.ids)
         assert torch.equal(batch.images.features, alone.images.features)
+
+
+def test_a_reading_process_that_is_killed_ends_in_one_line(trained):
+    others = multiprocessing.active_children()
+    batches = loader(trained, "--workers", "1", "--batch_size", "2").epoch(0, torch.device("cpu"))
+    next(batches)
+    (child,) = set(multiprocessing.active_children()) - set(others)
+    os.kill(child.pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="reads batches was killed .* fewer --workers"):
+        list(batches)
 
 
 def test_too_few_rows_for_a_batch_are_refused(trained):

@@ -84,10 +84,14 @@ def test_columns_are_found_by_name_and_others_ignored(tmp_path):
     np.testing.assert_array_equal(row.features, expected.features)
 
 
-def test_lines_may_end_in_crlf_and_the_last_without_any(tmp_path):
+def test_lines_may_end_in_crlf_and_the_last_without_any_which_is_said(tmp_path, capsys):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red"), table_row(2, 11, "blue")])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
     assert [(row.query, row.query_id) for row in rows_of(path)] == [("red", 10), ("blue", 11)]
+    assert "t.tsv: the last line has no end; see that it is whole" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes() + b"\r\n")
+    rows_of(path)
+    assert "last line" not in capsys.readouterr().err
 
 
 def test_the_features_of_a_known_image_are_not_decoded_again_and_those_of_any_other_are(tmp_path):

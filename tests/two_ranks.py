@@ -1,4 +1,4 @@
-"""Two ranks that are not alike: ``torchrun … -m tests.two_ranks empty|disagree|late OUT``."""
+"""Two ranks that are not alike: ``torchrun … -m tests.two_ranks WHAT OUT``, and what they do then."""
 
 import sys
 from dataclasses import replace
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import kddcup.training
 from kddcup.checkpoint import RunConfig
 from kddcup.errors import run_script
 from kddcup.loader import Batch
@@ -21,7 +22,18 @@ def main() -> None:
     what, out = sys.argv[1:]
     told = replace(settings(), checkpoints_dir=out)
     with launch(told) as process:
-        config = RunConfig(data=f"of rank {process.rank}" if what == "disagree" else None)
+        if what == "restart":
+            print(f"run {process.run}, restarted {process.restarted}", flush=True)
+            sys.exit(not process.restarted)
+        if what == "leave":
+            process.any(True)
+            sys.exit()
+        name = f"of rank {process.rank}"
+        if what == "settings":
+            told = replace(told, seed=process.rank)
+        if what == "code":
+            kddcup.training.code_version = lambda: name
+        config = RunConfig(data=name if what == "data" else None)
         model = MultiLabelClassifier(small.CONFIG, 2, 3)
         groups = [{"params": [one for one in model.parameters() if one.requires_grad], "lr": 0.1}]
         trainer = Trainer(process, model, groups, {"model": model}, told, config)

@@ -145,7 +145,7 @@
 
   // A row of the list; the candidates are made when it opens and dropped when it closes.
   const rows = data.queries.map((query, place) => {
-    const button = el("button", { type: "button", "aria-expanded": "false" }, el("bdi", { dir: "auto" }, query.text));
+    const button = el("button", { type: "button", "aria-expanded": "false" }, el("bdi", { dir: "auto" }, query.text.trim() ? query.text : "(no text)"));
     const numbers = [query.candidates.length, query.answers].map((count) => el("td", { class: "number wide" }, String(count)));
     const [model1, model2, blend] = query.ndcg.map((ndcg) => fixed(ndcg, 3));
     const node = el(
