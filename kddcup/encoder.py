@@ -67,8 +67,12 @@ class ImageEncoder(nn.Module):
         hidden = self.dense[1](self.dense[0](context))  # [R, (1+H)·E]
         weighted = weight * hidden
         summed = weighted.new_zeros(len(images), hidden.shape[1]).index_add(0, image, weighted)
-        last, rows = self.dense[2], None if heads is None else heads * self.width
-        flat = F.linear(summed, last.weight[:rows], last.bias[:rows])
+        last = self.dense[2]
+        if heads is None:  # a slice of all would cost a copy of the gradient
+            flat = last(summed)
+        else:
+            rows = heads * self.width
+            flat = F.linear(summed, last.weight[:rows], last.bias[:rows])
         return flat.view(len(images), -1, self.width)  # [B, 1+H, E]
 
     def _context(self, images: RegionBatch) -> Tensor:
