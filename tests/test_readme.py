@@ -37,6 +37,7 @@ PARSED = {
     "python preprocess.py --tokenizer /models/bert-large-uncased",
     "python validation.py --tokenizer /models/bert-large-uncased",
     "python -m tests.stress --minutes 10",
+    "python -m benchmarks.scale --rows 3000000 --queries 1350000",
     "tensorboard --logdir model1/checkpoints/tensorboard",
 }
 # Words added behind a script's name, where the command's own words would take the published size, a BERT, or
