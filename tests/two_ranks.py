@@ -24,6 +24,7 @@ def main() -> None:
     with launch(told) as process:
         if what == "restart":
             print(f"run {process.run}, restarted {process.restarted}", flush=True)
+            process.any(True)  # torchrun ends the others as soon as one has left
             sys.exit(not process.restarted)
         if what == "leave":
             process.any(True)
