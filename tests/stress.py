@@ -9,6 +9,7 @@ reference's. What goes wrong is printed; the folder is kept then, and the exit c
 
 import contextlib
 import ctypes
+import json
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ import psutil
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat
 
+from kddcup.checkpoint import POINTER
 from kddcup.config import parse_settings
 from kddcup.errors import TERMINATED, UserError, run_script
 from kddcup.locks import NAME, locked
@@ -259,6 +261,13 @@ def compare(found: Path, expected: Path) -> None:
         if path.name == NAME:
             with locked(path.parent):
                 continue
+        if path.name == POINTER:  # it names its run, too
+            if (
+                json.loads(path.read_text())["checkpoint"]
+                != json.loads(theirs[name].read_text())["checkpoint"]
+            ):
+                raise Fault(f"{path} differs from {theirs[name]}")
+            continue
         if path.suffix != ".pth":
             if path.read_bytes() != theirs[name].read_bytes():
                 raise Fault(f"{path} differs from {theirs[name]}")
