@@ -262,10 +262,8 @@ def compare(found: Path, expected: Path) -> None:
             with locked(path.parent):
                 continue
         if path.name == POINTER:  # it names its run, too
-            if (
-                json.loads(path.read_text())["checkpoint"]
-                != json.loads(theirs[name].read_text())["checkpoint"]
-            ):
+            pointed = [json.loads(one.read_text())["checkpoint"] for one in (path, theirs[name])]
+            if pointed[0] != pointed[1]:
                 raise Fault(f"{path} differs from {theirs[name]}")
             continue
         if path.suffix != ".pth":
