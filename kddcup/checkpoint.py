@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,46 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         module.load_state_dict(state)
     except RuntimeError as error:  # of what only looks like a tensor of that shape
         raise UserError(f"{source} does not fit the model: {reason(error)}") from None
+
+
+def load_moments(optimizer: torch.optim.Adam, saved: Mapping[str, Any]) -> None:
+    """Take over Adam's moments and steps; rates and decays stay those of this run.
+
+    They are copied, one by one: the fused step of PyTorch writes where it takes a moment of the parameter's
+    size to be, and a checkpoint that is mapped would keep its file's space for as long as the run lasts.
+
+    Args:
+        optimizer: of this run.
+        saved: a checkpoint's ``optimizer``, which may be a stranger's.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: these are not the moments of these parameters.
+    """
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    moments = {}
+    for number, one in saved["state"].items():
+        parameter = parameters[number]
+        moments[number] = {
+            "step": finite_copy(one["step"], (), torch.device("cpu")),
+            "exp_avg": finite_copy(one["exp_avg"], parameter.shape, parameter.device),
+            "exp_avg_sq": finite_copy(one["exp_avg_sq"], parameter.shape, parameter.device),
+        }
+        if min(moments[number]["step"], moments[number]["exp_avg_sq"].min()) < 0:
+            raise ValueError("a number of steps or a second moment is negative")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def finite_copy(value: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """A copy of a stranger's float32 tensor of this shape.
+
+    Raises:
+        ValueError, AttributeError: it is another, or a number in it is not finite.
+    """
+    if value.shape != torch.Size(shape) or value.dtype != torch.float32 or value.layout != torch.strided:
+        raise ValueError(f"a tensor {list(value.shape)} of {value.dtype} is there for one {list(shape)}")
+    if not value.isfinite().all():
+        raise ValueError("a number is not finite")
+    return torch.empty(shape, device=device).copy_(value)
 
 
 def load_encoder(path: str | os.PathLike) -> tuple[Mapping[str, Tensor], RunConfig]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from kddcup.checkpoint import (
     Checkpoint,
     RunConfig,
     checkpoint_path,
+    finite_copy,
+    load_moments,
     newest_checkpoint,
     point_to,
     write_checkpoint,
@@ -210,7 +212,7 @@ class Trainer:
                 )
             own = state["ranks"][process.rank]
             _set_random_state(own["random"], process.device)
-            losses = {name: _finite(value, (), process.device) for name, value in own["losses"].items()}
+            losses = {name: finite_copy(value, (), process.device) for name, value in own["losses"].items()}
             self._progress = _Progress(int(state["epoch"]), int(state["step"]), losses)
             if min(self._progress.epoch, self._progress.step) < 0:
                 raise ValueError("an epoch and a step are counted from 0")
@@ -387,42 +389,6 @@ class Trainer:
                 folder / name, self._parts, self._config, optimizer=self.optimizer.state_dict(), state=state
             )
             point_to(folder, name, self._process.run)
-
-
-def load_moments(optimizer: torch.optim.Adam, saved: Mapping[str, Any]) -> None:
-    """Take over Adam's moments and steps; rates and decays stay those of this run.
-
-    They are copied, one by one: the fused step of PyTorch writes where it takes a moment of the parameter's
-    size to be, and a checkpoint that is mapped would keep its file's space for as long as the run lasts.
-
-    Args:
-        optimizer: of this run.
-        saved: a checkpoint's ``optimizer``, which may be a stranger's.
-
-    Raises:
-        LookupError, TypeError, ValueError, AttributeError: these are not the moments of these parameters.
-    """
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    moments = {}
-    for number, one in saved["state"].items():
-        parameter = parameters[number]
-        moments[number] = {
-            "step": _finite(one["step"], (), torch.device("cpu")),
-            "exp_avg": _finite(one["exp_avg"], parameter.shape, parameter.device),
-            "exp_avg_sq": _finite(one["exp_avg_sq"], parameter.shape, parameter.device),
-        }
-        if min(moments[number]["step"], moments[number]["exp_avg_sq"].min()) < 0:
-            raise ValueError("a number of steps or a second moment is negative")
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-
-
-def _finite(value: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A copy of a stranger's float32 tensor of this shape."""
-    if value.shape != torch.Size(shape) or value.dtype != torch.float32 or value.layout != torch.strided:
-        raise ValueError(f"a tensor {list(value.shape)} of {value.dtype} is there for one {list(shape)}")
-    if not value.isfinite().all():
-        raise ValueError("a number is not finite")
-    return torch.empty(shape, device=device).copy_(value)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -16,13 +16,12 @@ import pytest
 import torch
 
 import kddcup.unpickler
-from kddcup.checkpoint import Checkpoint, load_strictly
+from kddcup.checkpoint import Checkpoint, load_moments, load_strictly
 from kddcup.errors import UserError
 from kddcup.files import read_arrays, read_json, read_pickle, write_pickle
 from kddcup.predictions import read_answers, read_predictions
 from kddcup.release import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, verify
 from kddcup.text import Vocabulary, read_bert
-from kddcup.training import load_moments
 from tests.conftest import assert_one_line_error, run_script
 
 EXTENSION = 240
