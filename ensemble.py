@@ -15,13 +15,13 @@ from typing import Literal
 
 import numpy as np
 
-from kddcup.blending import Normalization, contenders, normalize, pair_sources, read_models, weighted_sum
-from kddcup.config import parse_settings
-from kddcup.errors import UserError, run_script
-from kddcup.metrics import ndcg_per_query, random_ndcg, with_interval
-from kddcup.predictions import Predictions, check_answered, ranking, read_answers, write_submission
-from kddcup.scoring import Split
-from kddcup.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
+from kddcup.cli import parse_settings
+from kddcup.io.errors import UserError, run_script
+from kddcup.rank.blending import Normalization, contenders, normalize, pair_sources, read_models, weighted_sum
+from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
+from kddcup.rank.predictions import Predictions, check_answered, ranking, read_answers, write_submission
+from kddcup.rank.split import Split
+from kddcup.rank.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
 
 
 @dataclass

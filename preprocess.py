@@ -13,14 +13,17 @@ from typing import Literal
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from kddcup.config import SIZES, parse_settings
-from kddcup.corpus import INFO_FILES, write_info
-from kddcup.errors import UserError, run_script
-from kddcup.ingest import Ingest
-from kddcup.locks import locked
-from kddcup.markers import MARKER, check_sums, read_marker, write_marker
-from kddcup.text import LEXICON, build_lexicon, read_bert, save_vocabulary
-from kddcup.tsv import Table
+from kddcup.cli import parse_settings
+from kddcup.config import SIZES
+from kddcup.data.corpus import INFO_FILES, write_info
+from kddcup.io.errors import UserError, run_script
+from kddcup.io.locks import locked
+from kddcup.io.markers import MARKER, check_sums, read_marker, write_marker
+from kddcup.table.ingest import Ingest
+from kddcup.table.table import Table
+from kddcup.text.bert import read_bert
+from kddcup.text.lexicon import build_lexicon
+from kddcup.text.vocabulary import LEXICON, save_vocabulary
 
 BAD_ROWS = "bad_rows.tsv"
 MADE_BY = "python preprocess.py"

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from benchmarks import arithmetic, inputs, works
 from benchmarks.measure import Job, Measured, Side, copy_seconds, machine, matrix_product_rate
-from kddcup.config import ModelConfig, parse_settings
-from kddcup.files import write_json
-from kddcup.ragged import Ragged
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import TokenBatch
-from kddcup.tsv import Table
+from kddcup.cli import parse_settings
+from kddcup.config import ModelConfig
+from kddcup.data.batch import RegionBatch, TokenBatch, scale_boxes
+from kddcup.io.files import write_json
+from kddcup.io.ragged import Ragged
+from kddcup.table.table import Table
 
 TABLE_ROWS, SCORED_ROWS = 12_000, 900
 SCALES = (1, 2, 4, 8, 16)

@@ -16,9 +16,7 @@ images, W words.
 import itertools
 
 from kddcup.config import ModelConfig
-from kddcup.loader import Batch
-from kddcup.regions import RegionBatch
-from kddcup.text import TokenBatch
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch
 
 SUMMARY = (512, 256, 128, 1)
 FORWARD, ONE_GRADIENT, BOTH_GRADIENTS = 1, 2, 3

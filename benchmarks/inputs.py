@@ -6,12 +6,10 @@ import numpy as np
 import torch
 
 from kddcup.config import ModelConfig
-from kddcup.loader import Batch
-from kddcup.predictions import Predictions
-from kddcup.ragged import Ragged
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import TokenBatch
-from kddcup.tsv import COLUMNS, base64_text
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
+from kddcup.io.ragged import Ragged
+from kddcup.rank.predictions import Predictions
+from kddcup.table.rows import COLUMNS, base64_text
 
 LONGEST = 40
 FIRST_WORD = 1000

@@ -20,12 +20,10 @@ import model1.model
 import model2.model
 import multilabel.model
 from kddcup.config import ModelConfig
-from kddcup.encoder import ImageEncoder
-from kddcup.loader import Batch
-from kddcup.metrics import ndcg
-from kddcup.predictions import Predictions
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import TokenBatch
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
+from kddcup.nn.encoder import ImageEncoder
+from kddcup.rank.metrics import ndcg
+from kddcup.rank.predictions import Predictions
 
 ROWS_PER_BATCH = 128
 WEIGHTS = 100

@@ -21,12 +21,13 @@ from torch.multiprocessing import active_children
 from tqdm import tqdm
 
 from benchmarks import inputs
-from kddcup.config import MatcherSettings, parse_settings
-from kddcup.corpus import open_info
-from kddcup.loader import TrainLoader
-from kddcup.regions import RegionStore
-from kddcup.sampling import NegativeSampler, Toss
-from kddcup.tsv import COLUMNS, base64_text
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings
+from kddcup.data.corpus import open_info
+from kddcup.data.loader import TrainLoader
+from kddcup.data.sampling import NegativeSampler, Toss
+from kddcup.data.store import RegionStore
+from kddcup.table.rows import COLUMNS, base64_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 8

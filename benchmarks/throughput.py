@@ -9,8 +9,9 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.works import make_model, make_trainer
-from kddcup.config import MatcherSettings, ModelConfig, parse_settings
-from kddcup.processes import launch
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings, ModelConfig
+from kddcup.train.processes import launch
 
 ROWS = 32
 STEPS = 5

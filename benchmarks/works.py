@@ -12,16 +12,17 @@ import model2.model
 import multilabel.model
 from benchmarks import inputs, reference
 from benchmarks.measure import Job
-from kddcup.blending import best_weight
-from kddcup.checkpoint import RunConfig
-from kddcup.config import MatcherSettings, ModelConfig, parse_settings
-from kddcup.ingest import Ingest
-from kddcup.predictions import Predictions
-from kddcup.processes import Process
-from kddcup.regions import RegionStore
-from kddcup.scoring import score_table
-from kddcup.training import Trainer
-from kddcup.tsv import Table
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings, ModelConfig
+from kddcup.data.store import RegionStore
+from kddcup.rank.blending import best_weight
+from kddcup.rank.predictions import Predictions
+from kddcup.rank.scoring import score_table
+from kddcup.table.ingest import Ingest
+from kddcup.table.table import Table
+from kddcup.train.checkpoint import RunConfig
+from kddcup.train.processes import Process
+from kddcup.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 RATE = 1e-4

@@ -1,1 +1,1 @@
-"""What the five stages share. Nothing here imports a stage."""
+"""What the stages share."""

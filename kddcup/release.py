@@ -22,15 +22,16 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from kddcup.blending import best_weight, read_pair
-from kddcup.checkpoint import find_checkpoint
-from kddcup.config import parse_settings
-from kddcup.errors import UserError, run_script
-from kddcup.files import PARTS, read_json, reason, whole, write_json
-from kddcup.markers import MARKER, check_sums, read_marker
-from kddcup.metrics import ndcg_per_query
-from kddcup.predictions import check_answered, ranking, read_answers
-from kddcup.scoring import Split
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.io.errors import UserError, run_script
+from kddcup.io.files import PARTS, read_json, reason, whole, write_json
+from kddcup.io.markers import MARKER, check_sums, read_marker
+from kddcup.rank.blending import best_weight, read_pair
+from kddcup.rank.metrics import ndcg_per_query
+from kddcup.rank.predictions import check_answered, ranking, read_answers
+from kddcup.rank.split import Split
+from kddcup.train.folder import find_checkpoint
 
 MANIFEST = "MANIFEST.json"
 MADE_BY = "python -m kddcup.release"
@@ -246,7 +247,7 @@ def release(settings: ReleaseSettings) -> None:
     runs = {}
     for model in MODELS:
         refuse_parts(Path(model) / settings.checkpoints_dir, f"cd {model}; python train.py")
-        checkpoint = find_checkpoint(model, str(Path(model) / settings.checkpoints_dir), None)
+        checkpoint = find_checkpoint(stages.find(model), str(Path(model) / settings.checkpoints_dir), None)
         contents[f"{model}/ckpt.tar.gz"] = {f"ckpt/{checkpoint.path.name}": checkpoint.path}
         runs[model] = {
             "checkpoint": checkpoint.path.name,

@@ -20,48 +20,14 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
-from kddcup.config import parse_settings
-from kddcup.errors import UserError, run_script
-from kddcup.files import whole, write_json, write_text
-from kddcup.tsv import COLUMNS, base64_text
+from kddcup.cli import parse_settings
+from kddcup.io.errors import UserError, run_script
+from kddcup.io.files import whole, write_json, write_text
+from kddcup.table.labels import COMPETITION_LABELS
+from kddcup.table.rows import COLUMNS, base64_text
 
 MARKER = "sample.json"
 """In a folder of a sample, which may be written over."""
-CLASS_LABELS = (
-    "top clothes (coat, jacket, shirt, etc.)",
-    "skirt & dress",
-    "bottom clothes (trousers, pants, etc.)",
-    "luggage, leather goods",
-    "shoes",
-    "accessories (jewelry, clothing accessories, belts, hats, scarves, etc.)",
-    "snacks, nuts, liquor and tea",
-    "makeup, perfume, beauty tools and essential oils",
-    "bottle drink",
-    "furniture",
-    "stationery",
-    "household electrical appliances",
-    "home decoration",
-    "household fabric",
-    "kitchenware",
-    "home / personal cleaning tools",
-    "storage supplies",
-    "motorcycle, motorcycle accessories, vehicles, bicycle and riding equipment",
-    "outdoor product",
-    "lighting",
-    "toys",
-    "underwear",
-    "digital supplies",
-    "bed linens",
-    "baby products",
-    "personal care",
-    "sporting goods",
-    "clothes (accessories, baby clothing, etc.)",
-    "others",
-    "human face",
-    "arm",
-    "hair",
-    "hand",
-)
 BODY_PARTS = range(29, 33)
 
 # Value: (English, Chinese); a category has its class label besides.
@@ -332,7 +298,7 @@ def write_sample(settings: SampleSettings) -> Shop:
             rows += [(product, text, query_id) for product in products]
         _write_table(out, split, shop, rows)
         write_text(out / split / f"{split}_answer.json", json.dumps(answers) + "\n")
-    labels = "".join(f"{number}\t{name}\n" for number, name in enumerate(CLASS_LABELS))
+    labels = "".join(f"{number}\t{name}\n" for number, name in enumerate(COMPETITION_LABELS))
     write_text(out / "multimodal_labels.txt", f"category_id\tcategory_name\n{labels}")
     return shop
 

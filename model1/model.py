@@ -1,22 +1,38 @@
 """model1: each word of the query against the image, the words weighted."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from kddcup.config import ModelConfig
-from kddcup.encoder import ImageEncoder
-from kddcup.loader import Batch
-from kddcup.regions import RegionBatch
-from kddcup.text import TokenBatch
-from kddcup.words import FrozenWords
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch, place_words
+from kddcup.nn.encoder import ImageEncoder
+from kddcup.nn.matcher import Matcher
+from kddcup.nn.words import FrozenWords
 
-MARGIN = 0.9
 GRU_LAYERS = 2
 SUMMARY_WIDTH = 512
 CROSS_ELEMENTS = 1 << 24
 """Numbers in a chunk of the [words, images, 512] part of the cross matrix."""
+
+
+class Words(NamedTuple):
+    """B queries of at most T words.
+
+    ``hidden`` [B, T, E/4] each word in the context of its query; ``vectors`` [B, T, E] before their norm;
+    ``mask`` [B, T] true where there is a word.
+    """
+
+    hidden: Tensor
+    vectors: Tensor
+    mask: Tensor
+
+    def take(self, index: Tensor) -> "Words":
+        """The queries at the places ``index`` [C]."""
+        return Words(*(part[index] for part in self))
 
 
 class TextEncoder(FrozenWords):
@@ -33,18 +49,14 @@ class TextEncoder(FrozenWords):
             dropout=config.dropout,
         )
 
-    def forward(self, queries: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Encode queries of at least one word.
-
-        Returns:
-            hidden: [B, T, E/4].
-            vectors: [B, T, E] the word vectors before their norm.
-        """
-        packed, packing = self.packed(queries)
+    def forward(self, queries: TokenBatch) -> Words:
+        """Encode B queries of at least one word each."""
+        packed, packing = self.pack(queries)
         output, _ = self.rnn(packed)
         words = output.data.unflatten(1, (2, -1)).mean(1)  # [N, E/4]
         flat = words.new_zeros(queries.ids.numel(), words.shape[1]).index_copy(0, packing.places, words)
-        return flat.view(*queries.ids.shape, -1), self.embed(queries.ids)
+        hidden = flat.view(*queries.ids.shape, -1)  # [B, T, E/4]
+        return Words(hidden, self.embed(queries.ids), queries.mask)
 
 
 class ScoreModel(nn.Module):
@@ -54,7 +66,8 @@ class ScoreModel(nn.Module):
     caption head]; the word's score is its best product with a label head.
 
     The first Linear of ``dense_summary`` is a sum of a text part and an image part: each is computed once
-    and added, so that no [pairs, words, E/4 + E] tensor is built.
+    and added, so that no [pairs, words, E/4 + E] tensor is built. Its plain twin, which builds it, is
+    :class:`benchmarks.reference.WordScoreModel`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -71,59 +84,49 @@ class ScoreModel(nn.Module):
         of_text, of_image = first.weight.split([hidden.shape[-1], caption.shape[-1]], dim=1)
         return F.linear(hidden, of_text, first.bias), F.linear(caption, of_image)
 
-    def forward(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
-        """Score B pairs; arguments as in :meth:`words`.
-
-        Returns:
-            [B].
-        """
-        weight, products = self.words(hidden, vectors, mask, heads)
+    def forward(self, words: Words, heads: Tensor) -> Tensor:
+        """Score B pairs of a query and an image's heads [B, 1+H, E]: [B]."""
+        weight, products = self.weigh_words(words, heads)  # [B, T] and [B, T, H]
         return (weight * products.amax(2)).sum(1)
 
-    def words(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """What the scores of B pairs are made of.
-
-        Args:
-            hidden: [B, T, E/4].
-            vectors: [B, T, E].
-            mask: [B, T] true where there is a word.
-            heads: [B, 1+H, E].
+    def weigh_words(self, words: Words, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """What the scores of B pairs are made of; arguments as in :meth:`forward`.
 
         Returns:
             weight: [B, T] of each word, 0 where there is none.
             products: [B, T, H] of each word with each label head.
         """
-        text, image = self._parts(hidden, heads[:, 0])
+        text, image = self._parts(words.hidden, heads[:, 0])  # [B, T, 512] and [B, 512]
         weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
-        weight = weight.float().masked_fill(~mask, -torch.inf).softmax(1)
-        return weight, vectors @ heads[:, 1:].transpose(1, 2)
+        weight = weight.float().masked_fill(~words.mask, -torch.inf).softmax(1)
+        return weight, words.vectors @ heads[:, 1:].transpose(1, 2)
 
-    def cross(self, hidden: Tensor, vectors: Tensor, places: Tensor, heads: Tensor) -> Tensor:
-        """Score every query with every image.
+    def cross(self, words: Words, lengths: Tensor, heads: Tensor) -> Tensor:
+        """Score each query with each image; runs over the W words that there are, and none of the padding.
 
         Args:
-            hidden: [Q, T, E/4].
-            vectors: [Q, T, E].
-            places: [W] where in the Q·T the W words of all queries stand, ascending.
-            heads: [I, 1+H, E].
+            words: of Q queries.
+            lengths: [Q] their numbers of words, in CPU memory.
+            heads: [I, 1+H, E] of I images.
 
         Returns:
             [Q, I].
         """
-        queries, longest, _ = hidden.shape
+        queries, longest, _ = words.hidden.shape
         images = len(heads)
-        text, image = self._parts(hidden.flatten(0, 1)[places], heads[:, 0])  # [W, 512] and [I, 512]
+        places = place_words(lengths, longest).to(heads.device, non_blocking=True)  # [W]
+        text, image = self._parts(words.hidden.flatten(0, 1)[places], heads[:, 0])  # [W, 512] and [I, 512]
         chunks = text.split(max(1, CROSS_ELEMENTS // image.numel()))
         if len(chunks) == 1:
             weight = self._cross_weight(text, image)  # [W, I]
         else:
             # Made again in the backward pass instead of kept.
             parts = [checkpoint(self._cross_weight, part, image, use_reentrant=False) for part in chunks]
-            weight = torch.cat(parts)
-        weight = weight.float()
-        products = vectors.flatten(0, 1)[places] @ heads[:, 1:].flatten(0, 1).T
+            weight = torch.cat(parts)  # [W, I]
+        products = words.vectors.flatten(0, 1)[places] @ heads[:, 1:].flatten(0, 1).T  # [W, I·H]
         score = products.view(len(places), images, -1).amax(2)  # [W, I]
-        padded = weight.new_full((queries * longest, images), -torch.inf).index_copy(0, places, weight)
+        padded = weight.new_full((queries * longest, images), -torch.inf, dtype=torch.float32)
+        padded = padded.index_copy(0, places, weight.float())  # [Q·T, I]
         share = padded.view(queries, longest, images).softmax(1).flatten(0, 1)[places]  # [W, I]
         weighted = share * score
         return weighted.new_zeros(queries, images).index_add(0, places // longest, weighted)
@@ -141,8 +144,17 @@ class ScoreModel(nn.Module):
         return slope * linear + (1 - slope) * rectified + last.bias
 
 
-class WordImageModel(nn.Module):
-    """The parts ``query``, ``item`` and ``score``, and the losses of a batch.
+class Scores(NamedTuple):
+    """Scores of B pairs, [B] each, and of every query with every image of the pairs, ``cross`` [B, B]."""
+
+    pair: Tensor
+    negative_image: Tensor
+    negative_query: Tensor
+    cross: Tensor
+
+
+class WordImageModel(Matcher):
+    """The parts ``query``, ``item`` and ``score``.
 
     Args:
         config: widths.
@@ -153,39 +165,28 @@ class WordImageModel(nn.Module):
         self.query = TextEncoder(config)
         self.item = ImageEncoder(config)
         self.score = ScoreModel(config)
-        self.item.freeze_context()
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of B rows with a negative query and a negative image each."""
-        count = len(batch.queries) // 2
-        hidden, vectors = self.query(batch.queries)
-        mask = batch.queries.mask
-        heads = self.item(batch.images)
-        query = (hidden[:count], vectors[:count], mask[:count])
-        pair = self.score(*query, heads[:count])
-        negative_image = self.score(*query, heads[count:])
-        negative_query = self.score(hidden[count:], vectors[count:], mask[count:], heads[:count])
-        places = TokenBatch(batch.queries.ids[:count], batch.queries.lengths[:count]).places
-        cross = self.score.cross(hidden[:count], vectors[:count], places, heads[:count])
-        per_query, per_image = contrastive_losses(cross)
-        return {
-            "negative_image": margin_loss(pair, negative_image),
-            "negative_query": margin_loss(pair, negative_query),
-            "contrastive_query": per_query,
-            "contrastive_image": per_image,
-        }
+    def forward(self, batch: Batch) -> Scores:
+        """Score B pairs, each query with its negative image, each image with its negative query, and all."""
+        query, image = self.query(batch.queries), self.item(batch.images)
+        negative_query, negative_image = self.query(batch.negative_queries), self.item(batch.negative_images)
+        return Scores(
+            pair=self.score(query, image),
+            negative_image=self.score(query, negative_image),
+            negative_query=self.score(negative_query, image),
+            cross=self.score.cross(query, batch.queries.lengths, image),
+        )
 
     def encode_images(self, images: RegionBatch) -> Tensor:
-        """[B, 1+H, E]."""
+        """Encode B images as their heads, [B, 1+H, E]."""
         return self.item(images)
 
-    def score_candidates(self, queries: TokenBatch, owner: Tensor, heads: Tensor) -> Tensor:
-        """[C] scores of candidates with ``heads`` [C, 1+H, E] for their queries, ``owner`` [C]."""
-        hidden, vectors = self.query(queries)
-        return self.score(hidden[owner], vectors[owner], queries.mask[owner], heads)
+    def score_candidates(self, queries: TokenBatch, owner: Tensor, images: Tensor) -> Tensor:
+        """Score C candidates, of heads ``images`` [C, 1+H, E]."""
+        return self.score(self.query(queries).take(owner), images)
 
     def explain_candidates(
-        self, queries: TokenBatch, owner: Tensor, heads: Tensor
+        self, queries: TokenBatch, owner: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`score_candidates` sums up, [C, T] each.
 
@@ -194,27 +195,5 @@ class WordImageModel(nn.Module):
             score: its best product with a label head.
             head: which one that is, from 0.
         """
-        hidden, vectors = self.query(queries)
-        weight, products = self.score.words(hidden[owner], vectors[owner], queries.mask[owner], heads)
+        weight, products = self.score.weigh_words(self.query(queries).take(owner), images)
         return weight, *products.max(2)
-
-
-def margin_loss(pair: Tensor, negative: Tensor) -> Tensor:
-    """Margin ranking, mean over the batch: how far the pair is from being 0.9 above the negative."""
-    return F.relu(MARGIN - pair + negative).mean()
-
-
-def contrastive_losses(cross: Tensor) -> tuple[Tensor, Tensor]:
-    """Max-violation contrastive loss (Faghri et al., 2018, "VSE++"), margin 0.9.
-
-    Args:
-        cross: [B, B] scores of each query with each image; the pairs are on the diagonal.
-
-    Returns:
-        per query and per image: how far the hardest other in the batch comes within the margin, batch means.
-    """
-    pair = cross.diagonal()
-    violation = F.relu(MARGIN - pair[:, None] + cross), F.relu(MARGIN - pair + cross)
-    own = torch.eye(len(cross), dtype=torch.bool, device=cross.device)
-    per_query, per_image = (one.masked_fill(own, 0) for one in violation)
-    return per_query.amax(1).mean(), per_image.amax(0).mean()

@@ -9,26 +9,28 @@ from dataclasses import dataclass
 
 import torch
 
-from kddcup.config import parse_settings
-from kddcup.errors import run_script
-from kddcup.explanation import Explanation, WordScore, explanation_path, write_explanations
-from kddcup.matching import PredictSettings, predict
-from kddcup.scoring import Candidates
-from kddcup.text import Vocabulary
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import PredictSettings
+from kddcup.io.errors import run_script
+from kddcup.rank.explanation import Explanation, WordScore, explanation_path, write_explanations
+from kddcup.rank.scoring import Candidates
+from kddcup.text.vocabulary import Vocabulary
+from kddcup.train.validation import predict
 from model1.model import WordImageModel
+
+STAGE = stages.find("model1")
 
 
 @dataclass
 class Model1PredictSettings(PredictSettings):
-    """Where the scores of model1 go unless told otherwise.
+    """Explanation.
 
     Args:
         explain: also write what each score is made of, word by word, into NAME_words.json beside NAME.json;
             the evaluation page shows it.
     """
 
-    valid_out_path: str = "../external_resources/valid_pred_model1.json"
-    test_out_path: str = "../external_resources/test_pred_model1.json"
     explain: bool = False
 
 
@@ -45,7 +47,7 @@ def explain(predictions: str, model: WordImageModel, candidates: Candidates, voc
         )
     }
     for batch in candidates.batches("explain"):
-        parts = model.explain_candidates(batch.queries, batch.owner, batch.heads)
+        parts = model.explain_candidates(batch.queries, batch.owner, batch.images)
         of_rows = zip(*(part.tolist() for part in parts), strict=True)
         for row, (weights, scores, heads) in zip(batch.places, of_rows, strict=True):
             explanation = explanations[str(candidates.query_ids[candidates.query[row]])]
@@ -57,7 +59,7 @@ def explain(predictions: str, model: WordImageModel, candidates: Candidates, voc
 def main() -> None:
     """Score both tables."""
     settings = parse_settings(Model1PredictSettings, __doc__)
-    predict("model1", WordImageModel, settings, explain if settings.explain else None)
+    predict(STAGE, settings, explain if settings.explain else None)
 
 
 if __name__ == "__main__":

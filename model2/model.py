@@ -1,15 +1,16 @@
 """model2: the whole sentence against the image."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kddcup.config import ModelConfig
-from kddcup.encoder import ImageEncoder
-from kddcup.loader import Batch
-from kddcup.regions import RegionBatch
-from kddcup.text import TokenBatch
-from kddcup.words import FrozenWords, Packing
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch
+from kddcup.nn.encoder import ImageEncoder
+from kddcup.nn.matcher import Matcher
+from kddcup.nn.words import FrozenWords, Packing
 
 GRU_LAYERS = 2
 DIRECTIONS = 2
@@ -34,7 +35,7 @@ class ScoreModel(FrozenWords):
     def forward(self, queries: TokenBatch, caption: Tensor) -> Tensor:
         """Score B pairs of a query of at least one word and an image's caption head [B, E]: logits [B]."""
         initial = caption.expand(GRU_LAYERS * DIRECTIONS, *caption.shape).contiguous()
-        packed, _ = self.packed(queries)
+        packed, _ = self.pack(queries)
         _, states = self.rnn(packed, initial)  # [4, B, E]
         return self.dense(states[-DIRECTIONS:].mean(0)).squeeze(1)
 
@@ -94,8 +95,16 @@ def _recur(
     return torch.cat(outputs), state
 
 
-class SentenceImageModel(nn.Module):
-    """The parts ``item`` and ``score``, and the loss of a batch.
+class Logits(NamedTuple):
+    """Logits of B pairs, [B] each: matching, of the image's negative query, of the query's negative image."""
+
+    pair: Tensor
+    negative_query: Tensor
+    negative_image: Tensor
+
+
+class SentenceImageModel(Matcher):
+    """The parts ``item`` and ``score``.
 
     Args:
         config: widths.
@@ -105,28 +114,21 @@ class SentenceImageModel(nn.Module):
         super().__init__()
         self.item = ImageEncoder(config)
         self.score = ScoreModel(config)
-        self.item.freeze_context()
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of B rows with a negative query and a negative image each: 3B logits."""
-        count = len(batch.queries) // 2
-        captions = self.encode_images(batch.images)[:, 0]  # [2B, E]
-        rows = torch.arange(count)
-        # The pairs, then each image with its negative query, then each query with its negative image.
-        query = torch.cat([rows, rows + count, rows])
-        image = torch.cat([rows, rows, rows + count])
-        logits = self.score(_select(batch.queries, query), captions[image.to(captions.device)])
-        labels = (torch.arange(3 * count, device=logits.device) < count).float()
-        return {"matching": F.binary_cross_entropy_with_logits(logits.float(), labels)}
+    def forward(self, batch: Batch) -> Logits:
+        """Score B pairs, each image with its negative query, and each query with its negative image."""
+        caption, negative_caption = map(self._caption, (batch.images, batch.negative_images))  # [B, E] each
+        # One pass of the GRU over all of them.
+        queries = TokenBatch.cat([batch.queries, batch.negative_queries, batch.queries])
+        return Logits(*self.score(queries, torch.cat([caption, caption, negative_caption])).chunk(3))
+
+    def _caption(self, images: RegionBatch) -> Tensor:
+        return self.item(images, heads=1)[:, 0]
 
     def encode_images(self, images: RegionBatch) -> Tensor:
-        """[B, 1, E], the caption heads."""
-        return self.item(images, heads=1)
+        """Encode B images as their caption heads, [B, E]."""
+        return self._caption(images)
 
-    def score_candidates(self, queries: TokenBatch, owner: Tensor, heads: Tensor) -> Tensor:
-        """[C] logits of candidates with ``heads`` [C, 1, E] for their queries, ``owner`` [C]."""
-        return self.score.score_candidates(queries, owner, heads[:, 0])
-
-
-def _select(queries: TokenBatch, index: Tensor) -> TokenBatch:
-    return TokenBatch(queries.ids[index.to(queries.ids.device)], queries.lengths[index.cpu()])
+    def score_candidates(self, queries: TokenBatch, owner: Tensor, images: Tensor) -> Tensor:
+        """Score C candidates, of caption heads ``images`` [C, E]: logits."""
+        return self.score.score_candidates(queries, owner, images)

@@ -7,33 +7,91 @@ epoch. Examples, in this folder:
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1
 """
 
-from kddcup.config import PointwiseSettings
-from kddcup.errors import run_script
-from kddcup.log import started
-from kddcup.matching import MatcherData, matcher_settings
-from kddcup.processes import launch
-from kddcup.sampling import Toss
-from kddcup.training import Trainer
-from model2.model import SentenceImageModel
+from dataclasses import dataclass
 
-TOSS = Toss(once=False, cluster_from_all=0.5)
+from jsonargparse.typing import PositiveInt
+from torch.optim import Adam
+
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings
+from kddcup.data.loader import TrainLoader
+from kddcup.data.sampling import NegativeRule, NegativeSampler
+from kddcup.io.errors import run_script
+from kddcup.nn.words import trainable
+from kddcup.train.checkpoint import ExportedEncoder
+from kddcup.train.data import TrainingData
+from kddcup.train.launch import launch
+from kddcup.train.log import format_header
+from kddcup.train.trainer import Trainer
+from model2.criterion import compute_losses
+
+STAGE = stages.find("model2")
+NEGATIVES = NegativeRule(one_toss=False, cluster_from_all=0.5)
+
+
+@dataclass
+class Model2Settings(MatcherSettings):
+    """Stage 4.
+
+    Args:
+        accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
+            update is that of the whole batch.
+    """
+
+    accumulate: PositiveInt = 1
 
 
 def main() -> None:
     """Train."""
-    settings = matcher_settings("model2", __doc__, PointwiseSettings)
+    settings = parse_settings(
+        Model2Settings, __doc__, STAGE.recipes, lambda given: ExportedEncoder.read(given.encoder).config.size
+    )
     with launch(settings) as process:
-        made = MatcherData.open(settings, process)
-        model = SentenceImageModel(made.config.model)
-        model.score.set_words(made.data.info.words)
-        made.load_encoder(model.item)
-        loader = made.loader(TOSS, settings.accumulate)
-        process.say(started("model2", settings, made.config, made.data.counts(), model, process))
-        parts = dict(model.named_children())
-        trainer = Trainer(process, model, made.parameter_groups(model), parts, settings, made.config)
+        # Data: rows of the table, each with a negative query and a negative image.
+        data = TrainingData.open(settings.data_dir)
+        sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed)
+        loader = TrainLoader(
+            data.corpus,
+            data.store,
+            data.corpus.tokens,
+            settings,
+            process.rank,
+            process.ranks,
+            sampler,
+            settings.accumulate,
+        )
+
+        # Model: stage 2's encoder and stage 1's word vectors.
+        encoder = ExportedEncoder.read(settings.encoder)
+        config = data.configure(settings, encoder.config.size)
+        encoder.check_made_for(config, settings.data_dir)
+        model = STAGE.build(config.model)
+        model.score.set_words(data.words)
+        encoder.load_into(model.item)
+
+        # Frozen: the word vectors with their norm, and of the encoder all that gives regions their context.
+        model.item.freeze_context()
+        process.say(format_header(STAGE, settings, config, data.count(), model, process))
+
+        # Optimizer: of the encoder dense and dense_summary, at a rate of their own; then all the rest.
+        # In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …
+        encoder_group = {
+            "params": trainable(model.item),
+            "lr": settings.encoder_rate,
+            "weight_decay": settings.weight_decay,
+        }
+        rest = trainable(model.score)
+        optimizer = Adam([encoder_group, {"params": rest, "lr": settings.rate}], fused=True)
+
+        def rate_factor(epoch: int) -> float:
+            return settings.gamma ** max(0, epoch - 1)
+
+        trainer = Trainer(process, STAGE, model, compute_losses, optimizer, rate_factor, settings, config)
         for epoch in trainer.epochs():
-            trainer.steps(epoch, loader)
-            trainer.finish(epoch, lambda: made.valid_ndcg(model))
+            for batch in trainer.batches(loader, epoch):
+                trainer.step(batch)
+            trainer.finish(epoch, lambda: data.score_valid(model, process.device))
 
 
 if __name__ == "__main__":

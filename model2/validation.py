@@ -5,25 +5,16 @@ Writes the scores of every candidate, which ensemble.py blends. Example, in this
     python validation.py --epoch 2 --split testB
 """
 
-from dataclasses import dataclass
-
-from kddcup.config import parse_settings
-from kddcup.errors import run_script
-from kddcup.matching import PredictSettings, predict
-from model2.model import SentenceImageModel
-
-
-@dataclass
-class Model2PredictSettings(PredictSettings):
-    """Where the scores of model2 go unless told otherwise."""
-
-    valid_out_path: str = "../external_resources/valid_pred_model2.json"
-    test_out_path: str = "../external_resources/test_pred_model2.json"
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import PredictSettings
+from kddcup.io.errors import run_script
+from kddcup.train.validation import predict
 
 
 def main() -> None:
     """Score both tables."""
-    predict("model2", SentenceImageModel, parse_settings(Model2PredictSettings, __doc__))
+    predict(stages.find("model2"), parse_settings(PredictSettings, __doc__))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ from collections.abc import Iterable
 import torch
 from torch.nn import functional as F
 
-from kddcup.errors import UserError
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import Vocabulary
-from kddcup.tsv import Row, Table
+from kddcup.data.batch import RegionBatch, scale_boxes
+from kddcup.io.errors import UserError
+from kddcup.table.rows import Row
+from kddcup.table.table import Table
+from kddcup.text.vocabulary import Vocabulary
 from multilabel.model import MultiLabelClassifier
 
 TAGS = 15
 
 
-def first_products(table: Table, count: int) -> list[Row]:
+def find_first_products(table: Table, count: int) -> list[Row]:
     """The first rows of the first ``count`` products of a table, or of all where it has fewer."""
     found: dict[int, Row] = {}
     for row in table.rows(f"find {table.path.name}") if count else ():
@@ -60,7 +61,7 @@ def describe(row: Row, model: MultiLabelClassifier, vocabulary: Vocabulary, devi
     """
     image = RegionBatch.from_images([(row.features, scale_boxes(row.boxes, row.image_h, row.image_w))])
     heads = model.encode_images(image.to(device))
-    scores, words = F.logsigmoid(model.label_logits(heads)[0, 1:]).exp().topk(min(TAGS, len(vocabulary) - 1))
+    scores, words = F.logsigmoid(model.tag(heads)[0, 1:]).exp().topk(min(TAGS, len(vocabulary) - 1))
     tags = (
         f"{vocabulary.tokens[word + 1]} {score:.2f}"
         for word, score in zip(words.tolist(), scores.tolist(), strict=True)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt
 
-from kddcup.checkpoint import find_checkpoint, write_checkpoint
-from kddcup.config import parse_settings
-from kddcup.errors import run_script
-from multilabel.model import MultiLabelClassifier
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.io.errors import run_script
+from kddcup.train.checkpoint import write_checkpoint
+from kddcup.train.folder import find_checkpoint
+
+STAGE = stages.find("multilabel")
 
 
 @dataclass
 class ExportSettings:
-    """Settings of the export.
+    """Export.
 
     Args:
         epoch: of the checkpoint, from 0; by default the one that its config says to use.
@@ -32,10 +35,8 @@ class ExportSettings:
 def main() -> None:
     """Export the encoder."""
     settings = parse_settings(ExportSettings, __doc__)
-    checkpoint = find_checkpoint("multilabel", settings.checkpoints_dir, settings.epoch)
-    vocabulary = checkpoint.vocabulary(None)
-    config = checkpoint.config.model
-    model = checkpoint.build(lambda: MultiLabelClassifier(config, vocabulary.start, vocabulary.end), "model")
+    checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
+    model = checkpoint.build(STAGE)
     write_checkpoint(Path(settings.out_path), {"item": model.item}, checkpoint.config)
     print(f"image encoder of {checkpoint.path}: {settings.out_path}")
 

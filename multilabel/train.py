@@ -7,63 +7,94 @@ folder:
     torchrun --nproc_per_node=2 train.py --devices 0 1
 """
 
-from kddcup.config import PretrainSettings, parse_settings
-from kddcup.corpus import told_size
-from kddcup.errors import run_script
-from kddcup.loader import TrainLoader
-from kddcup.log import started
-from kddcup.processes import launch
-from kddcup.training import Trainer, TrainingData
-from kddcup.tsv import Table
-from multilabel.description import describe, first_products
-from multilabel.model import MultiLabelClassifier
+from dataclasses import dataclass
+from typing import Literal
 
+from jsonargparse.typing import PositiveInt
+from torch.optim import Adam
+
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import TrainSettings
+from kddcup.data.corpus import read_size
+from kddcup.data.loader import TrainLoader
+from kddcup.io.errors import run_script
+from kddcup.nn.words import trainable
+from kddcup.table.table import Table
+from kddcup.train.data import TrainingData
+from kddcup.train.launch import launch
+from kddcup.train.log import format_header
+from kddcup.train.trainer import Trainer
+from multilabel.criterion import compute_losses
+from multilabel.description import describe, find_first_products
+
+STAGE = stages.find("multilabel")
 DESCRIBED = 8
 """Products of the valid table whose tags and captions TensorBoard shows epoch by epoch."""
 
 
-def parameter_groups(model: MultiLabelClassifier, settings: PretrainSettings) -> list[dict]:
-    """Adam's one group: all but the word vectors."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [{"params": trained, "lr": settings.rate, "weight_decay": settings.weight_decay}]
+@dataclass
+class PretrainSettings(TrainSettings):
+    """Stage 2.
+
+    Args:
+        size: of the model and its recipe; by default the one that stage 1 was given.
+        accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
+            update is that of the whole batch.
+    """
+
+    size: Literal["full", "small"] | None = None
+    accumulate: PositiveInt = 1
+
+
+def choose_size(settings: PretrainSettings) -> str:
+    """The size of the model: what stage 1 was given, unless told otherwise."""
+    return settings.size or read_size(settings.data_dir)
 
 
 def main() -> None:
     """Train."""
-    settings = parse_settings(
-        PretrainSettings,
-        __doc__,
-        "multilabel",
-        lambda settings: settings.size or told_size(settings.data_dir),
-    )
+    settings = parse_settings(PretrainSettings, __doc__, STAGE.recipes, choose_size)
     with launch(settings) as process:
+        # Data: the rows whose query has words that the vocabulary knows.
         data = TrainingData.open(settings.data_dir)
-        corpus, vocabulary = data.info.corpus, data.info.vocabulary
-        config = data.config(settings, settings.size or told_size(settings.data_dir))
-        model = MultiLabelClassifier(config.model, vocabulary.start, vocabulary.end)
-        model.set_words(data.info.words)
-        tokens = corpus.tokens.without(vocabulary.unknown)
+        tokens = data.corpus.tokens.without(data.vocabulary.unknown)
         loader = TrainLoader(
-            corpus, data.store, tokens, settings, process.rank, process.ranks, accumulate=settings.accumulate
+            data.corpus,
+            data.store,
+            tokens,
+            settings,
+            process.rank,
+            process.ranks,
+            accumulate=settings.accumulate,
         )
-        process.say(started("multilabel", settings, config, data.counts(), model, process))
-        trainer = Trainer(
-            process, model, parameter_groups(model, settings), {"model": model}, settings, config
-        )
-        described = first_products(Table(data.valid.table), DESCRIBED) if process.is_main else []
 
-        def score() -> float:
-            return data.valid_ndcg(model, vocabulary.encode_known, process.device)
+        # Model: all is trained but the word vectors.
+        config = data.configure(settings, choose_size(settings))
+        model = STAGE.build(config.model)
+        model.set_words(data.words)
+        process.say(format_header(STAGE, settings, config, data.count(), model, process))
 
-        def texts() -> dict[str, str]:
+        # Optimizer: one group; its rate in epochs 0, 1, 2, … is rate · (1, 1, γ, γ², …).
+        optimizer = Adam(trainable(model), lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
+
+        def rate_factor(epoch: int) -> float:
+            return settings.gamma ** max(0, epoch - 1)
+
+        # What TensorBoard shows of an epoch: tags and captions of a few images.
+        rows = find_first_products(Table(data.valid.table), DESCRIBED) if process.is_main else []
+
+        def describe_images() -> dict[str, str]:
             return {
-                f"product {row.product_id}": describe(row, model, vocabulary, process.device)
-                for row in described
+                f"product {row.product_id}": describe(row, model, data.vocabulary, process.device)
+                for row in rows
             }
 
+        trainer = Trainer(process, STAGE, model, compute_losses, optimizer, rate_factor, settings, config)
         for epoch in trainer.epochs():
-            trainer.steps(epoch, loader)
-            trainer.finish(epoch, score, texts)
+            for batch in trainer.batches(loader, epoch):
+                trainer.step(batch)
+            trainer.finish(epoch, lambda: data.score_valid(model, process.device), describe_images)
 
 
 if __name__ == "__main__":

@@ -16,20 +16,24 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt
 from tqdm import tqdm
 
-from kddcup.checkpoint import find_checkpoint
-from kddcup.config import ValidationSettings, parse_settings
-from kddcup.errors import UserError, run_script
-from kddcup.metrics import with_interval
-from kddcup.processes import pick_device
-from kddcup.scoring import Split, check_dimension, score_table
-from kddcup.tsv import Table
-from multilabel.description import describe, find_products, first_products
-from multilabel.model import MultiLabelClassifier
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import ValidationSettings
+from kddcup.io.errors import UserError, run_script
+from kddcup.rank.metrics import with_interval
+from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded
+from kddcup.rank.split import Split
+from kddcup.table.table import Table
+from kddcup.train.folder import find_checkpoint
+from kddcup.train.processes import pick_device
+from multilabel.description import describe, find_first_products, find_products
+
+STAGE = stages.find("multilabel")
 
 
 @dataclass
 class TagSettings(ValidationSettings):
-    """Settings of validation in stage 2.
+    """Tags and captions.
 
     Args:
         images: how many products of the valid table to show tags and captions of, where --show names none.
@@ -47,21 +51,21 @@ def main() -> None:
     settings = parse_settings(TagSettings, __doc__)
     if settings.split != "valid" and not settings.show:
         raise UserError(f"--split {settings.split} is for --show: name products with it")
-    checkpoint = find_checkpoint("multilabel", settings.checkpoints_dir, settings.epoch)
+    checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
     device = pick_device(settings.devices)
-    config, vocabulary = checkpoint.config.model, checkpoint.vocabulary(settings.tokenizer)
-    model = checkpoint.build(
-        lambda: MultiLabelClassifier(config, vocabulary.start, vocabulary.end), "model"
-    ).to(device)
+    dim, vocabulary = checkpoint.config.model.region_dim, checkpoint.read_vocabulary(settings.tokenizer)
+    model = checkpoint.build(STAGE).to(device)
     split = Split(Path(settings.data_dir), settings.split if settings.show else "valid")
     table = Table(split.table)
-    rows = find_products(table, settings.show) if settings.show else first_products(table, settings.images)
+    rows = (
+        find_products(table, settings.show) if settings.show else find_first_products(table, settings.images)
+    )
     for row in rows:
-        check_dimension(split.table, row.features.shape[1], config.region_dim)
+        check_dimension(split.table, row.features.shape[1], dim)
     for row in tqdm(rows, desc="show", disable=None, leave=False):
         tqdm.write(describe(row, model, vocabulary, device))
     if not settings.show:
-        predictions = score_table(split.table, model, vocabulary.encode_known, config.region_dim, device)
+        predictions = score_encoded(encode_candidates(split.table, model, vocabulary, dim, device))
         print(f"multilabel on valid: NDCG@5 {with_interval(split.ndcg(predictions))}")
 
 

@@ -14,7 +14,7 @@ from torch import nn
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.tsv import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, base64_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

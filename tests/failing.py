@@ -25,8 +25,8 @@ import sklearn.cluster
 import sklearn.decomposition  # noqa: F401
 import torch
 
-from kddcup import conversion, ingest
-from kddcup.errors import run_script
+from kddcup.io.errors import run_script
+from kddcup.table import conversion, ingest
 from preprocess import main
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}

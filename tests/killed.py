@@ -9,7 +9,7 @@ import runpy
 import signal
 import sys
 
-from kddcup.training import Trainer
+from kddcup.train.trainer import Trainer
 
 PLACES = {"step": (Trainer, "step"), "step-of-launcher": (Trainer, "step"), "replace": (os, "replace")}
 

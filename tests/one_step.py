@@ -11,12 +11,13 @@ import torch
 
 import model1.train
 import model2.train
-from kddcup.config import MatcherSettings, parse_settings
-from kddcup.loader import TrainLoader
-from kddcup.matching import MatcherData
-from kddcup.processes import launch
-from kddcup.sampling import NegativeSampler
-from kddcup.training import Trainer
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings
+from kddcup.data.loader import TrainLoader
+from kddcup.data.sampling import NegativeSampler
+from kddcup.train.matching import MatcherData
+from kddcup.train.processes import launch
+from kddcup.train.trainer import Trainer
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 

@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from kddcup.checkpoint import RunConfig
-from kddcup.config import PretrainSettings, parse_settings
-from kddcup.errors import UserError, run_script
-from kddcup.loader import Batch
-from kddcup.processes import Process, launch
-from kddcup.training import Trainer
+from kddcup.cli import parse_settings
+from kddcup.config import PretrainSettings
+from kddcup.data.batch import Batch
+from kddcup.io.errors import UserError, run_script
+from kddcup.train.checkpoint import RunConfig
+from kddcup.train.processes import Process, launch
+from kddcup.train.trainer import Trainer
 from tests import small
 
 

@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kddcup.loader import Batch
-from kddcup.ragged import Ragged
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import TokenBatch
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
+from kddcup.io.ragged import Ragged
 
 FIGURES = Path(__file__).parent / "figures"
 GOLDEN = json.loads((FIGURES / "golden.json").read_text())

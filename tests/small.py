@@ -4,10 +4,8 @@ import numpy as np
 import torch
 
 from kddcup.config import ModelConfig
-from kddcup.loader import Batch
-from kddcup.ragged import Ragged
-from kddcup.regions import RegionBatch
-from kddcup.text import TokenBatch
+from kddcup.data.batch import Batch, RegionBatch, TokenBatch
+from kddcup.io.ragged import Ragged
 
 CONFIG = ModelConfig(region_dim=8, width=8, vocabulary=20, ff=16, dropout=0.0)
 

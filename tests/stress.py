@@ -26,11 +26,11 @@ import psutil
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat
 
-from kddcup.checkpoint import POINTER
-from kddcup.config import parse_settings
-from kddcup.errors import TERMINATED, UserError, run_script
-from kddcup.locks import NAME, locked
+from kddcup.cli import parse_settings
+from kddcup.io.errors import TERMINATED, UserError, run_script
+from kddcup.io.locks import NAME, locked
 from kddcup.sample import SampleSettings, write_sample
+from kddcup.train.checkpoint import POINTER
 from tests.conftest import ROOT
 from tests.test_resume import KILLED, assert_equal, torchrun
 

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-import kddcup.unpickler
-from kddcup.checkpoint import Checkpoint, load_moments, load_strictly
-from kddcup.errors import UserError
-from kddcup.files import read_arrays, read_json, read_pickle, write_pickle
-from kddcup.predictions import read_answers, read_predictions
+import kddcup.io.unpickler
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_arrays, read_json, read_pickle, write_pickle
+from kddcup.rank.predictions import read_answers, read_predictions
 from kddcup.release import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, verify
-from kddcup.text import Vocabulary, read_bert
+from kddcup.text.bert import read_bert
+from kddcup.text.vocabulary import Vocabulary
+from kddcup.train.checkpoint import Checkpoint, load_moments, load_strictly
 from tests.conftest import assert_one_line_error, run_script
 
 EXTENSION = 240
@@ -154,11 +155,11 @@ def assert_refused(read, *args, naming):
 def test_a_pickle_runs_nothing_by_any_route(tmp_path, ran, route):
     path = tmp_path / "data.pkl"
     path.write_bytes(routes(ran)[route])
-    before = {name: vars(getattr(kddcup.unpickler, name)).copy() for name in ("_Array", "_NumberType")}
+    before = {name: vars(getattr(kddcup.io.unpickler, name)).copy() for name in ("_Array", "_NumberType")}
     assert_refused(read_pickle, path, "python preprocess.py", naming=path)
     assert not ran.exists()
     for name, attributes in before.items():
-        assert dict(vars(getattr(kddcup.unpickler, name))) == attributes
+        assert dict(vars(getattr(kddcup.io.unpickler, name))) == attributes
     write_pickle(path, {"a": np.arange(3)})
     assert read_pickle(path, "python preprocess.py")["a"].tolist() == [0, 1, 2]
 

@@ -13,12 +13,12 @@ import multilabel.model
 from benchmarks import arithmetic, inputs, reference, works
 from benchmarks.__main__ import compare
 from benchmarks.measure import Job
-from kddcup.blending import best_weight
 from kddcup.config import ModelConfig
-from kddcup.ingest import Ingest
-from kddcup.regions import RegionStore
-from kddcup.scoring import score_table
-from kddcup.tsv import Table
+from kddcup.data.store import RegionStore
+from kddcup.rank.blending import best_weight
+from kddcup.rank.scoring import score_table
+from kddcup.table.ingest import Ingest
+from kddcup.table.table import Table
 
 CONFIG = ModelConfig(region_dim=16, width=8, vocabulary=600, ff=16, dropout=0.0)
 CPU = torch.device("cpu")

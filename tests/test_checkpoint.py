@@ -3,7 +3,10 @@ import pickle
 import pytest
 import torch
 
-from kddcup.checkpoint import (
+from kddcup.io.errors import UserError
+from kddcup.nn.encoder import ImageEncoder
+from kddcup.text.vocabulary import SPECIALS, Vocabulary
+from kddcup.train.checkpoint import (
     Checkpoint,
     RunConfig,
     checkpoint_path,
@@ -11,9 +14,6 @@ from kddcup.checkpoint import (
     load_encoder,
     write_checkpoint,
 )
-from kddcup.encoder import ImageEncoder
-from kddcup.errors import UserError
-from kddcup.text import SPECIALS, Vocabulary
 from model1.model import WordImageModel
 from tests import small
 

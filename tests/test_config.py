@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from kddcup.config import GROUPS, SIZES, MatcherSettings, ModelConfig, PretrainSettings, parse_settings
-from kddcup.errors import UserError
+from kddcup.cli import GROUPS, parse_settings
+from kddcup.config import SIZES, MatcherSettings, ModelConfig, PretrainSettings
+from kddcup.io.errors import UserError
 from tests.conftest import ROOT, assert_one_line_error, run_script
 
 

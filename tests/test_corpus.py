@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import sklearn.cluster
 
-import kddcup.corpus
-from kddcup.corpus import INFO_FILES, Corpus, cluster_queries, open_info, told_size, write_info
-from kddcup.errors import UserError
-from kddcup.files import read_pickle
-from kddcup.markers import MARKER, write_marker
-from kddcup.ragged import Ragged
-from kddcup.text import Vocabulary, WordVectors, build_lexicon, save_vocabulary
+import kddcup.data.corpus
+from kddcup.data.corpus import INFO_FILES, Corpus, cluster_queries, open_info, told_size, write_info
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_pickle
+from kddcup.io.markers import MARKER, write_marker
+from kddcup.io.ragged import Ragged
+from kddcup.text.lexicon import build_lexicon
+from kddcup.text.vocabulary import Vocabulary, WordVectors, save_vocabulary
 
 TEXTS = [
     "red dress",
@@ -174,7 +175,7 @@ def test_clusters_part_what_lies_apart_whatever_the_chunks(monkeypatch, chunk):
         steps.append(len(points))
         return fit(self, points, **others)
 
-    monkeypatch.setattr(kddcup.corpus, "CLUSTER_CHUNK", chunk)
+    monkeypatch.setattr(kddcup.data.corpus, "CLUSTER_CHUNK", chunk)
     monkeypatch.setattr(sklearn.cluster.MiniBatchKMeans, "partial_fit", counting)
     vectors = np.zeros((6, 3), np.float32)
     vectors[4], vectors[5] = [0, 9, 0], [0, 0, 9]
@@ -197,8 +198,8 @@ def test_a_query_is_clustered_by_the_mean_of_its_words():
 
 
 def test_there_are_at_most_so_many_clusters(monkeypatch):
-    assert kddcup.corpus.MAX_CLUSTERS == 1000
-    monkeypatch.setattr(kddcup.corpus, "MAX_CLUSTERS", 3)
+    assert kddcup.data.corpus.MAX_CLUSTERS == 1000
+    monkeypatch.setattr(kddcup.data.corpus, "MAX_CLUSTERS", 3)
     vectors = np.random.default_rng(0).random((60, 4), np.float32)
     found = cluster_queries(Ragged.from_lists([[i] for i in range(4, 60)], np.int32), vectors, seed=0)
     assert found.max() == 2

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from kddcup.errors import UserError
-from kddcup.files import write_arrays, write_json, write_pickle, write_tensors, write_text
-from kddcup.regions import write_array
+from kddcup.data.store import write_array
+from kddcup.io.errors import UserError
+from kddcup.io.files import write_arrays, write_json, write_pickle, write_tensors, write_text
 from kddcup.release import archive, extract
 from tests.conftest import ROOT, assert_one_line_error
 

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from kddcup.config import ModelConfig
-from kddcup.encoder import ImageEncoder
+from kddcup.nn.encoder import ImageEncoder
 from tests import small
 
 

@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from kddcup.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, normalize, read_pair
-from kddcup.errors import UserError
-from kddcup.metrics import ndcg_per_query
-from kddcup.predictions import ranking, read_answers
+from kddcup.io.errors import UserError
+from kddcup.rank.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, normalize, read_pair
+from kddcup.rank.metrics import ndcg_per_query
+from kddcup.rank.predictions import ranking, read_answers
 from tests.conftest import SHARED, assert_one_line_error, run_script
 
 COMPETITION = SHARED / "kddcup2020"

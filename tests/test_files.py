@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kddcup.errors import UserError
-from kddcup.files import (
+from kddcup.io.errors import UserError
+from kddcup.io.files import (
     csv_text,
     read_json,
     read_pickle,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kddcup.errors import UserError
-from kddcup.guard import FinitenessGuard
-from kddcup.processes import Process
+from kddcup.io.errors import UserError
+from kddcup.train.guard import FinitenessGuard
+from kddcup.train.processes import Process
 from tests import small
 from tests.conftest import run_script
 from tests.poisoned import Poisoned, batch, trainer

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kddcup.line_search import Curve
-from kddcup.metrics import ndcg
+from kddcup.rank.line_search import Curve
+from kddcup.rank.metrics import ndcg
 
 SECOND = 1 / np.log2(3)
 THIRD = 0.5

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kddcup.checkpoint import RunConfig
-from kddcup.log import FOLDER, EpochLog, Pace, named_rates, peak_memory
-from kddcup.processes import Process
-from kddcup.training import Trainer
+from kddcup.train.checkpoint import RunConfig
+from kddcup.train.log import FOLDER, EpochLog, Pace, named_rates, peak_memory
+from kddcup.train.processes import Process
+from kddcup.train.trainer import Trainer
 from multilabel.model import MultiLabelClassifier
 from tests import small
 from tests.conftest import run_script

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from kddcup.metrics import bootstrap_interval, ndcg, ndcg_per_query, random_ndcg
+from kddcup.rank.metrics import bootstrap_interval, ndcg, ndcg_per_query, random_ndcg
 
 # What a hit at rank 1, 2, … 5 gains: 1 / log2(rank + 1).
 GAIN = [1.0, 0.6309297535714575, 0.5, 0.43067655807339306, 0.38685280723454163]

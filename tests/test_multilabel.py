@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 
 import multilabel.model
-from kddcup.loader import Batch
-from kddcup.regions import RegionBatch, scale_boxes
-from kddcup.text import SPECIALS, Vocabulary
-from kddcup.tsv import Row
+from kddcup.data.batch import Batch, RegionBatch, scale_boxes
+from kddcup.table.rows import Row
+from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from multilabel.description import describe
 from multilabel.model import MultiLabelClassifier, tagging_loss
 from tests import small

@@ -5,20 +5,17 @@ import ir_measures
 import numpy as np
 import pytest
 
-from kddcup.errors import UserError
-from kddcup.metrics import ndcg_per_query
-from kddcup.predictions import (
+from kddcup.io.errors import UserError
+from kddcup.rank.metrics import ndcg_per_query
+from kddcup.rank.predictions import (
     check_answered,
-    from_qrels,
-    from_run,
     ranking,
     read_answers,
     read_predictions,
-    to_qrels,
-    to_run,
     write_predictions,
     write_submission,
 )
+from kddcup.rank.trec import from_qrels, from_run, to_qrels, to_run
 from tests.conftest import assert_one_line_error, run_script
 
 CONVERSIONS = {one.__name__: one for one in (to_run, from_run, to_qrels, from_qrels)}

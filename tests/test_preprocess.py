@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kddcup import conversion
-from kddcup.corpus import open_info, told_size
-from kddcup.errors import UserError
-from kddcup.files import read_pickle
-from kddcup.ingest import Ingest
-from kddcup.markers import MARKER
-from kddcup.regions import STORE_FILES, RegionStore, scale_boxes
-from kddcup.text import build_lexicon, read_bert
-from kddcup.tsv import Table
+from kddcup.data.batch import scale_boxes
+from kddcup.data.corpus import open_info, told_size
+from kddcup.data.store import STORE_FILES, RegionStore
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_pickle
+from kddcup.io.markers import MARKER
+from kddcup.table import conversion
+from kddcup.table.ingest import Ingest
+from kddcup.table.table import Table
+from kddcup.text.bert import read_bert
+from kddcup.text.lexicon import build_lexicon
 from tests.conftest import DIM, ROOT, assert_one_line_error, run_script, table_row, write_table
 
 FIRST = table_row(5, 10, "red dress", 3)
@@ -333,7 +335,7 @@ def test_converting_processes_start_after_pytorch_has_worked(tmp_path):
     table = write_table(tmp_path / "train.tsv", [table_row(1, 1, "red dress", 20, features=large)])
     program = (
         "import sys, torch; from pathlib import Path;"
-        "from kddcup.ingest import Ingest; from kddcup.tsv import Table;"
+        "from kddcup.table.ingest import Ingest; from kddcup.table.table import Table;"
         "torch.rand(1 << 22).half();"
         "Ingest(Table(sys.argv[1]), Path(sys.argv[2]), 'float16', 2).run()"
     )

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from kddcup.markers import MARKER
-from kddcup.tsv import COLUMNS
+from kddcup.io.markers import MARKER
+from kddcup.table.rows import COLUMNS
 from tests.conftest import DIM, assert_one_line_error, run_script, table_row, write_table
 
 GOOD = [table_row(1, 10, "red dress"), table_row(2, 11, "blue dress")]

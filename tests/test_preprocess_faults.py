@@ -10,11 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from kddcup import conversion, ingest
-from kddcup.errors import UserError
-from kddcup.ingest import Ingest
-from kddcup.locks import locked
-from kddcup.tsv import Table
+from kddcup.io.errors import UserError
+from kddcup.io.locks import locked
+from kddcup.table import conversion, ingest
+from kddcup.table.ingest import Ingest
+from kddcup.table.table import Table
 from tests.conftest import DIM, ROOT, assert_one_line_error, run_script, table_row, write_table
 
 FLAGS = ("--tokenizer", "lexicon", "--size", "small")

@@ -8,7 +8,7 @@ import torch
 
 from kddcup.config import ModelConfig
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.text import SPECIALS
+from kddcup.text.vocabulary import SPECIALS
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 from tests import published

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kddcup.ragged import Ragged, flat_rows
+from kddcup.io.ragged import Ragged, flat_rows
 
 lists_of_numbers = st.lists(st.lists(st.integers(-3, 3), max_size=5), max_size=8)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kddcup.predictions import read_answers
+from kddcup.rank.predictions import read_answers
 from kddcup.sample import SampleSettings, write_sample
 from tests.conftest import ROOT, run_script
 from tests.test_stages import copy_scripts

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from kddcup.checkpoint import RunConfig, checkpoint_path, point_to
-from kddcup.errors import UserError
-from kddcup.files import write_json, write_tensors, write_text
-from kddcup.markers import write_marker
+from kddcup.io.errors import UserError
+from kddcup.io.files import write_json, write_tensors, write_text
+from kddcup.io.markers import write_marker
 from kddcup.release import MODELS, archive, described, verify
+from kddcup.train.checkpoint import RunConfig, checkpoint_path, point_to
 from tests.conftest import assert_one_line_error, run_script
 from tests.test_stages import copy_scripts, main_sh
 

@@ -14,17 +14,18 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from kddcup.blending import WEIGHTS, best_weight
-from kddcup.checkpoint import RunConfig, write_checkpoint
-from kddcup.errors import UserError
-from kddcup.explanation import read_explanations
-from kddcup.metrics import bootstrap_interval
-from kddcup.predictions import read_predictions
-from kddcup.report.evaluation import Groups, read_labels
+from kddcup.io.errors import UserError
+from kddcup.rank.blending import WEIGHTS, best_weight
+from kddcup.rank.explanation import read_explanations
+from kddcup.rank.metrics import bootstrap_interval
+from kddcup.rank.predictions import read_predictions
+from kddcup.report.evaluation import Groups
 from kddcup.report.photographs import read_photographs
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.text import LEXICON, SPECIALS, Vocabulary
-from kddcup.tsv import Table
+from kddcup.table.labels import read_labels
+from kddcup.table.table import Table
+from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary
+from kddcup.train.checkpoint import RunConfig, write_checkpoint
 from model1.model import WordImageModel
 from tests import small
 from tests.conftest import assert_one_line_error, run_script, table_row, write_table

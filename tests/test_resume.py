@@ -8,9 +8,9 @@ import subprocess
 import pytest
 import torch
 
-from kddcup.checkpoint import POINTER, STEP, find_checkpoint, newest_checkpoint, point_to
-from kddcup.errors import TERMINATED, UserError
-from kddcup.locks import locked
+from kddcup.io.errors import TERMINATED, UserError
+from kddcup.io.locks import locked
+from kddcup.train.checkpoint import POINTER, STEP, find_checkpoint, newest_checkpoint, point_to
 from tests.conftest import ROOT, assert_one_line_error, run_script
 
 KILLED = ROOT / "tests" / "killed.py"

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import kddcup.sample
-from kddcup.metrics import ndcg_per_query, random_ndcg
-from kddcup.sample import BODY_PARTS, CATEGORIES, CLASS_LABELS, SampleSettings, write_sample
-from kddcup.text import content_words
-from kddcup.tsv import Table
+from kddcup.rank.metrics import ndcg_per_query, random_ndcg
+from kddcup.sample import BODY_PARTS, CATEGORIES, SampleSettings, write_sample
+from kddcup.table.labels import COMPETITION_LABELS
+from kddcup.table.table import Table
+from kddcup.text.segmentation import content_words
 from tests.conftest import SHARED, assert_one_line_error, run_script
 
 TABLES = ("train", "valid", "testA", "testB")
@@ -149,7 +150,9 @@ def test_the_number_of_regions_is_distributed_as_measured(tables):
 def test_the_label_file_is_as_released(default):
     lines = (default[0] / "multimodal_labels.txt").read_text().splitlines()
     assert len(lines) == 1 + 33
-    assert [line.split("\t") for line in lines[1:]] == [[str(i), name] for i, name in enumerate(CLASS_LABELS)]
+    assert [line.split("\t") for line in lines[1:]] == [
+        [str(i), name] for i, name in enumerate(COMPETITION_LABELS)
+    ]
     released = SHARED / "kddcup2020" / "multimodal_labels.txt"
     if not released.is_file():
         pytest.skip(f"{released} is absent")

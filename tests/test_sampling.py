@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from kddcup.corpus import Corpus
-from kddcup.errors import UserError
-from kddcup.ragged import Ragged
-from kddcup.sampling import NegativeSampler
+from kddcup.data.corpus import Corpus
+from kddcup.data.sampling import NegativeSampler
+from kddcup.io.errors import UserError
+from kddcup.io.ragged import Ragged
 from model1.train import TOSS as MODEL1
 from model2.train import TOSS as MODEL2
 

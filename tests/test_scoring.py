@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-import kddcup.scoring
+import kddcup.rank.scoring
 from kddcup.config import ModelConfig
-from kddcup.errors import UserError
+from kddcup.io.errors import UserError
+from kddcup.rank.scoring import score_table
+from kddcup.rank.split import Split
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.scoring import Split, score_table
-from kddcup.tsv import COLUMNS, Table
+from kddcup.table.rows import COLUMNS
+from kddcup.table.table import Table
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 from multilabel.model import MultiLabelClassifier
@@ -54,8 +56,8 @@ def assert_close(found, expected):
 def test_scores_do_not_depend_on_batches_order_or_other_rows(table, model, tmp_path, monkeypatch):
     lines = table.read_text().strip().split("\n")[1:]
     expected = scores(score_table(table, model, encode_text, DIM, CPU))
-    monkeypatch.setattr(kddcup.scoring, "REGIONS_PER_BATCH", 1)
-    monkeypatch.setattr(kddcup.scoring, "WORDS_PER_BATCH", 1)
+    monkeypatch.setattr(kddcup.rank.scoring, "REGIONS_PER_BATCH", 1)
+    monkeypatch.setattr(kddcup.rank.scoring, "WORDS_PER_BATCH", 1)
     assert_close(scores(score_table(table, model, encode_text, DIM, CPU)), expected)
     monkeypatch.undo()
     order = np.random.default_rng(0).permutation(len(lines))

@@ -5,20 +5,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import kddcup.text
-from kddcup.errors import UserError
-from kddcup.ragged import Ragged
-from kddcup.text import (
-    TokenBatch,
-    Vocabulary,
-    build_lexicon,
-    content_words,
-    load_word_vectors,
-    read_bert,
-    save_vocabulary,
-    segment,
-    stop_words,
-)
+import kddcup.text.lexicon
+from kddcup.data.batch import TokenBatch
+from kddcup.io.errors import UserError
+from kddcup.io.ragged import Ragged
+from kddcup.text.bert import read_bert
+from kddcup.text.lexicon import build_lexicon
+from kddcup.text.segmentation import content_words, segment, stop_words
+from kddcup.text.vocabulary import Vocabulary, load_word_vectors, save_vocabulary
 from tests.conftest import SHARED, assert_one_line_error, run_script, table_row, write_table
 
 TEXTS = [
@@ -100,14 +94,14 @@ def test_words_of_one_query_are_unknown():
 
 
 def test_a_full_lexicon_keeps_the_most_frequent_words(monkeypatch):
-    monkeypatch.setattr(kddcup.text, "LEXICON_SIZE", 6)
+    monkeypatch.setattr(kddcup.text.lexicon, "LEXICON_SIZE", 6)
     vocabulary, words = build_lexicon(TEXTS, 6, seed=0)
     assert sorted(vocabulary.tokens[4:]) == ["dress", "red"]
     assert len(words.vectors) == 6
 
 
 def test_a_lexicon_holds_at_most_30000_tokens():
-    assert kddcup.text.LEXICON_SIZE == 30_000
+    assert kddcup.text.lexicon.LEXICON_SIZE == 30_000
 
 
 @pytest.mark.parametrize("width", [3, 6, 40])

@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from kddcup.checkpoint import RunConfig
-from kddcup.config import MatcherSettings, PretrainSettings, parse_settings
-from kddcup.corpus import open_info
-from kddcup.errors import UserError
-from kddcup.loader import Batch, TrainLoader
-from kddcup.matching import MatcherData
-from kddcup.processes import Process
-from kddcup.regions import RegionStore
-from kddcup.sampling import NegativeSampler, Toss
-from kddcup.training import Trainer, TrainingData
+from kddcup.cli import parse_settings
+from kddcup.config import MatcherSettings, PretrainSettings
+from kddcup.data.batch import Batch
+from kddcup.data.corpus import open_info
+from kddcup.data.loader import TrainLoader
+from kddcup.data.sampling import NegativeSampler, Toss
+from kddcup.data.store import RegionStore
+from kddcup.io.errors import UserError
+from kddcup.train.checkpoint import RunConfig
+from kddcup.train.data import TrainingData
+from kddcup.train.matching import MatcherData
+from kddcup.train.processes import Process
+from kddcup.train.trainer import Trainer
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
 from multilabel.model import MultiLabelClassifier

@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from kddcup.errors import UserError
-from kddcup.tsv import COLUMNS, Table, base64_text
+from kddcup.io.errors import UserError
+from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.table import Table
 from tests.conftest import DIM, table_row, write_table
 
 

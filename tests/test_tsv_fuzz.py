@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kddcup import lines
-from kddcup.errors import UserError
-from kddcup.tsv import COLUMNS, BadRow, Row, Table
+from kddcup.io.errors import UserError
+from kddcup.table import lines
+from kddcup.table.rows import COLUMNS, BadRow, Row
+from kddcup.table.table import Table
 from tests.conftest import table_row, write_table
 
 HEADER = "\t".join(COLUMNS).encode() + b"\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kddcup.checkpoint import STEP, newest_checkpoint
+from kddcup.train.checkpoint import STEP, newest_checkpoint
 from tests.conftest import ROOT, run_script
 
 pytestmark = pytest.mark.slow

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from kddcup.blending import blend, contenders, ndcg_curve, weighted_sum
-from kddcup.metrics import ndcg_per_query
-from kddcup.predictions import ranking
-from kddcup.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
+from kddcup.rank.blending import blend, contenders, ndcg_curve, weighted_sum
+from kddcup.rank.metrics import ndcg_per_query
+from kddcup.rank.predictions import ranking
+from kddcup.rank.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
 
 
 def drawn(seed, models, levels, queries=30):

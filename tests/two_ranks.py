@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import kddcup.training
-from kddcup.checkpoint import RunConfig
-from kddcup.errors import run_script
-from kddcup.loader import Batch
-from kddcup.processes import launch
-from kddcup.training import Trainer
+import kddcup.train.trainer
+from kddcup.data.batch import Batch
+from kddcup.io.errors import run_script
+from kddcup.train.checkpoint import RunConfig
+from kddcup.train.processes import launch
+from kddcup.train.trainer import Trainer
 from multilabel.model import MultiLabelClassifier
 from tests import small
 from tests.poisoned import settings
@@ -33,7 +33,7 @@ def main() -> None:
         if what == "settings":
             told = replace(told, seed=process.rank)
         if what == "code":
-            kddcup.training.code_version = lambda: name
+            kddcup.train.trainer.code_version = lambda: name
         config = RunConfig(data=name if what == "data" else None)
         model = MultiLabelClassifier(small.CONFIG, 2, 3)
         groups = [{"params": [one for one in model.parameters() if one.requires_grad], "lr": 0.1}]

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kddcup.blending import best_weight, grid_ndcg, read_pair
-from kddcup.config import parse_settings
-from kddcup.errors import run_script
-from kddcup.explanation import explanation_path, read_explanations
-from kddcup.files import write_text
-from kddcup.predictions import Predictions, check_answered, read_answers
-from kddcup.report.evaluation import Evaluation, read_labels, read_pictures
+from kddcup.cli import parse_settings
+from kddcup.io.errors import run_script
+from kddcup.io.files import write_text
+from kddcup.rank.blending import best_weight, grid_ndcg, read_pair
+from kddcup.rank.explanation import explanation_path, read_explanations
+from kddcup.rank.predictions import Predictions, check_answered, read_answers
+from kddcup.rank.split import Split
+from kddcup.report.evaluation import Evaluation, read_pictures
 from kddcup.report.page import page
 from kddcup.report.photographs import read_photographs
-from kddcup.scoring import Split
+from kddcup.table.labels import read_labels
 
 
 @dataclass

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import kendalltau
 
-from kddcup.blending import blend
-from kddcup.errors import UserError
-from kddcup.explanation import Explanation
-from kddcup.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
-from kddcup.predictions import MAX_DIGITS, Predictions, ranking
-from kddcup.sample import CLASS_LABELS
-from kddcup.text import content_words
-from kddcup.tsv import Table
+from kddcup.io.errors import UserError
+from kddcup.rank.blending import blend
+from kddcup.rank.explanation import Explanation
+from kddcup.rank.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
+from kddcup.rank.predictions import Predictions, ranking
+from kddcup.table.table import Table
+from kddcup.text.segmentation import content_words
 
 FEWEST_QUERIES = 5
 """A word, label or length of fewer queries says nothing of its own."""
@@ -74,25 +73,6 @@ def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Ma
                     "make the predictions with 'python validation.py' from this table"
                 )
     return Pictures(texts, images, places)
-
-
-def read_labels(data_dir: Path) -> dict[int, str]:
-    """The names of class labels of ``DATA/multimodal_labels.txt``; the competition's where it is absent.
-
-    Raises:
-        UserError: a line is not a number, a tab and a name.
-    """
-    path = data_dir / "multimodal_labels.txt"
-    if not path.is_file():
-        return dict(enumerate(CLASS_LABELS))
-    labels = {}
-    lines = path.read_bytes().decode(errors="replace").splitlines()
-    for number, line in enumerate(lines[1:], 2):
-        label, _, name = line.partition("\t")
-        if not label.isdecimal() or len(label) > MAX_DIGITS or not name:
-            raise UserError(f"{path}, line {number}: expected a number, a tab and a name: get the file again")
-        labels[int(label)] = name
-    return labels
 
 
 class Group(NamedTuple):

@@ -11,9 +11,9 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from kddcup.blending import WEIGHTS
-from kddcup.explanation import WordScore
-from kddcup.metrics import K, bootstrap_interval
+from kddcup.rank.blending import WEIGHTS
+from kddcup.rank.explanation import WordScore
+from kddcup.rank.metrics import K, bootstrap_interval
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
 
 MODELS = ("model1", "model2", "blend")

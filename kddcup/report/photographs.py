@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from kddcup.errors import UserError
+from kddcup.io.errors import UserError
 
 LONGEST_SIDE = 240
 """In pixels; a picture is about half as large on the page."""

@@ -1,0 +1,235 @@
+"""The training table without its pictures: products, queries, classes, clusters; ``DATA/info``.
+
+Everything is columns of numpy arrays, so that workers share one copy of it.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from kddcup.config import SIZES
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_pickle, write_pickle
+from kddcup.io.markers import MARKER, read_marker
+from kddcup.io.ragged import IdIndex, Ragged
+from kddcup.text.segmentation import content_words
+from kddcup.text.vocabulary import Vocabulary, WordVectors, load_word_vectors
+
+MAX_CLUSTERS = 1000
+CLUSTER_CHUNK = 20_000
+"""Queries per step of k-means; at least as many as there may be clusters."""
+QUERIES_PER_CLUSTER = 10
+MADE_BY = "python preprocess.py"
+INFO_FILES = (
+    "data.pkl",
+    "query2product2.pkl",
+    "data_info2.pkl",
+    "vocabulary/vocab.txt",
+    "vocabulary/vocabulary.json",
+    "vocabulary/vectors.npz",
+)
+"""Of ``DATA/info``; its marker also says what stage 1 was given."""
+
+
+@dataclass
+class Corpus:
+    """Rows (a query and a product that was found under it), queries, and the groups that negatives come from.
+
+    Per row: ``row_query`` [N] index of the row's query, ``row_product`` [N] product id. Per query:
+    ``query_ids`` [Q], ``texts``, ``products`` (its product ids, ascending and distinct), ``tokens``,
+    ``head_class`` [Q] and ``cluster`` [Q], both −1 where no word is left. ``head_classes`` names the head
+    classes; ``by_head_class`` and ``by_cluster`` list the queries of each.
+    """
+
+    row_query: np.ndarray
+    row_product: np.ndarray
+    query_ids: np.ndarray
+    texts: Ragged
+    products: Ragged
+    tokens: Ragged
+    head_class: np.ndarray
+    cluster: np.ndarray
+    head_classes: Ragged
+    by_head_class: Ragged
+    by_cluster: Ragged
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> "Corpus":
+        """Read ``DATA/info``.
+
+        Raises:
+            UserError: a file is absent, torn, or lacks a column.
+        """
+        folder = Path(folder)
+        try:
+            table = read_pickle(folder / "data.pkl", MADE_BY)
+            queries = read_pickle(folder / "query2product2.pkl", MADE_BY)
+            groups = read_pickle(folder / "data_info2.pkl", MADE_BY)
+            query_ids = queries["query_id"]
+            return cls(
+                row_query=IdIndex(query_ids).positions(table["query_id"]),
+                row_product=table["product_id"],
+                query_ids=query_ids,
+                texts=_unpacked(queries, "text"),
+                products=_unpacked(queries, "product_id"),
+                tokens=_unpacked(queries, "token"),
+                head_class=queries["head_class"],
+                cluster=queries["cluster"],
+                head_classes=_unpacked(groups, "head_class_name"),
+                by_head_class=_unpacked(groups, "head_class_query"),
+                by_cluster=_unpacked(groups, "cluster_query"),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{folder} lacks {error}: make it anew with '{MADE_BY} --force'") from None
+
+
+@dataclass
+class Info:
+    """``DATA/info`` as a training stage needs it."""
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    words: WordVectors
+
+
+def read_size(data_dir: str | os.PathLike) -> str:
+    """Read the size that stage 1 was given.
+
+    Raises:
+        UserError: stage 1 has not finished.
+    """
+    info = Path(data_dir) / "info"
+    size = read_marker(info, f"{MADE_BY} --data_dir DATA").get("size")
+    if size not in SIZES:
+        raise UserError(f"{info / MARKER} names no size: run '{MADE_BY} --data_dir DATA --force'")
+    return size
+
+
+def open_info(data_dir: str | os.PathLike) -> Info:
+    """Read ``data_dir/info``.
+
+    Raises:
+        UserError: stage 1 has not been run, or its files do not fit together.
+    """
+    folder = Path(data_dir) / "info"
+    read_marker(folder, f"{MADE_BY} --data_dir DATA")
+    words_folder = folder / "vocabulary"
+    info = Info(Corpus.open(folder), Vocabulary.read(words_folder), load_word_vectors(words_folder))
+    ids = info.corpus.tokens.values
+    if ids.max(initial=0) >= len(info.words.vectors) or ids.min(initial=0) < 0:
+        raise UserError(
+            f"{words_folder} has not the words that {folder / 'query2product2.pkl'} uses: "
+            f"make both with '{MADE_BY} --force'"
+        )
+    return info
+
+
+def write_info(
+    folder: Path,
+    table: dict[str, np.ndarray],
+    query_ids: np.ndarray,
+    texts: list[str],
+    vocabulary: Vocabulary,
+    words: WordVectors,
+    seed: int,
+) -> None:
+    """Write the three pickles of ``DATA/info``.
+
+    Args:
+        folder: ``DATA/info``.
+        table: per row product_id, image_h, image_w, query_id [N]; class_label and class_label_offsets.
+        query_ids: [Q] in order of first appearance.
+        texts: Q query texts.
+        vocabulary: gives the token ids.
+        words: give the query's mean vector, which k-means clusters.
+        seed: of k-means.
+    """
+    tokens = Ragged.from_lists(map(vocabulary.encode, _with_progress(texts, "tokens")), np.int32)
+    has_words = tokens.lengths > 0
+    names: dict[str, int] = {}
+    head_class = np.full(len(texts), -1, np.int32)
+    for i, text in enumerate(_with_progress(texts, "head classes")):
+        heads = content_words(text)
+        if has_words[i]:
+            head_class[i] = names.setdefault(heads[-1] if heads else "", len(names))
+    cluster = cluster_queries(tokens, words.vectors, seed)
+    write_pickle(folder / "data.pkl", table)
+    write_pickle(
+        folder / "query2product2.pkl",
+        {
+            "query_id": query_ids,
+            **_packed("text", Ragged.from_texts(texts)),
+            **_packed("product_id", _products_of_queries(query_ids, table)),
+            **_packed("token", tokens),
+            "head_class": head_class,
+            "cluster": cluster,
+        },
+    )
+    write_pickle(
+        folder / "data_info2.pkl",
+        {
+            "lexicon": _packed("token", Ragged.from_texts(vocabulary.tokens)),
+            **_packed("head_class_name", Ragged.from_texts(names)),
+            **_packed("head_class_query", Ragged.group(head_class, len(names))),
+            **_packed("cluster_query", Ragged.group(cluster, int(cluster.max(initial=-1)) + 1)),
+        },
+    )
+
+
+def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarray:
+    """k-means of the queries' mean word vectors, by ``partial_fit`` on chunks.
+
+    Args:
+        tokens: the token ids of Q queries.
+        vectors: [V, E] word vectors.
+        seed: of the centres and the order.
+
+    Returns:
+        [Q] int32 cluster of each query, −1 where it has no word. There are at most 1,000 clusters, and at
+        least 10 queries to one on average.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    worded = np.flatnonzero(tokens.lengths)
+    clusters = np.full(len(tokens), -1, np.int32)
+    if len(worded) == 0:
+        return clusters
+
+    def means(queries: np.ndarray) -> np.ndarray:
+        taken = tokens.take(queries)
+        return np.add.reduceat(vectors[taken.values], taken.offsets[:-1]) / taken.lengths[:, None].astype(
+            np.float32
+        )
+
+    count = min(MAX_CLUSTERS, max(1, len(worded) // QUERIES_PER_CLUSTER))
+    kmeans = MiniBatchKMeans(count, random_state=seed, n_init=1)
+    order = np.random.default_rng(seed).permutation(worded)
+    # Of equal sizes, so that no chunk is smaller than the number of clusters.
+    for chunk in _with_progress(np.array_split(order, -(-len(order) // CLUSTER_CHUNK)), "clusters"):
+        kmeans.partial_fit(means(np.sort(chunk)))
+    for chunk in _with_progress(np.array_split(worded, -(-len(worded) // CLUSTER_CHUNK)), "members"):
+        clusters[chunk] = kmeans.predict(means(chunk))
+    return clusters
+
+
+def _products_of_queries(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
+    rows = IdIndex(query_ids).positions(table["query_id"])
+    pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
+    counts = np.bincount(pairs[0], minlength=len(query_ids))
+    return Ragged(pairs[1], np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _packed(name: str, ragged: Ragged) -> dict[str, np.ndarray]:
+    return {name: ragged.values, f"{name}_offsets": ragged.offsets}
+
+
+def _unpacked(columns: dict[str, np.ndarray], name: str) -> Ragged:
+    return Ragged(columns[name], columns[f"{name}_offsets"])
+
+
+def _with_progress(items: Iterable, name: str) -> Iterable:
+    return tqdm(items, desc=name, disable=None)

@@ -1,0 +1,132 @@
+"""Batches of training rows, gathered from the store and prefetched while the step runs."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from prefetch_generator import BackgroundGenerator
+from torch.utils.data import DataLoader, Dataset
+
+from kddcup.config import TrainSettings
+from kddcup.data.batch import Batch, TokenBatch
+from kddcup.data.corpus import Corpus
+from kddcup.data.sampling import NegativeSampler
+from kddcup.data.store import RegionStore
+from kddcup.io.errors import UserError
+from kddcup.io.files import reason
+from kddcup.io.ragged import Ragged
+
+PREFETCHED = 2
+
+
+class TrainLoader:
+    """Batches of the training rows whose query has words.
+
+    Every epoch has an order of its own. Of each global batch of ranks · batch_size rows, a rank takes its
+    consecutive share; what does not fill a global batch is dropped.
+
+    Args:
+        corpus: rows and queries.
+        store: regions of the products.
+        tokens: token ids of the queries; a row is left out where they are none.
+        settings: batch_size, seed and workers.
+        rank: of this process.
+        ranks: how many processes there are.
+        sampler: draws negatives, if the stage wants them; a query then occurs once in a batch (later rows
+            of it are dropped).
+        accumulate: micro-batches that a batch is read in.
+
+    Raises:
+        UserError: the rows do not fill one global batch, or a product has no regions.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        store: RegionStore,
+        tokens: Ragged,
+        settings: TrainSettings,
+        rank: int,
+        ranks: int,
+        sampler: NegativeSampler | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        self._accumulate = accumulate
+        self._corpus, self._store, self._tokens, self._sampler = corpus, store, tokens, sampler
+        self._settings, self._rank, self._ranks = settings, rank, ranks
+        self._rows = np.flatnonzero(tokens.lengths[corpus.row_query])
+        self._row_image = store.positions(corpus.row_product)
+        if len(self) == 0:
+            raise UserError(
+                f"{settings.data_dir}: {len(self._rows)} training rows with words do not fill one batch of "
+                f"{settings.batch_size} in each of {ranks} processes: lower --batch_size"
+            )
+
+    def __len__(self) -> int:
+        """Batches per epoch and rank."""
+        return len(self._rows) // (self._settings.batch_size * self._ranks)
+
+    def rows(self, epoch: int) -> np.ndarray:
+        """[len(self), batch_size] this rank's rows of the table, by batch."""
+        order = np.random.default_rng([self._settings.seed, epoch]).permutation(self._rows)
+        shape = (len(self), self._ranks, self._settings.batch_size)
+        return order[: np.prod(shape)].reshape(shape)[:, self._rank]
+
+    def epoch(self, epoch: int, device: torch.device, first: int = 0) -> Iterator[list[Batch]]:
+        """This rank's batches of an epoch from the batch ``first`` on, as micro-batches on ``device``."""
+        workers = self._settings.workers
+        batches = DataLoader(
+            _Epoch(self, epoch, first),
+            batch_size=None,
+            shuffle=False,
+            num_workers=workers,
+            prefetch_factor=PREFETCHED if workers else None,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
+        )
+        try:
+            for parts in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
+                yield [part.to(device) for part in parts]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a process that reads batches was killed ({reason(error)}), perhaps for want of memory: "
+                "go on with '--resume' and fewer --workers"
+            ) from None
+
+    def batch(self, rows: np.ndarray, epoch: int) -> list[Batch]:
+        """The batch of these rows of the table as micro-batches of about equally many rows, on the CPU."""
+        if self._sampler:
+            rows = rows[np.sort(np.unique(self._corpus.row_query[rows], return_index=True)[1])]
+        parts = np.array_split(rows, min(self._accumulate, len(rows)))
+        return [self._micro_batch(part, epoch) for part in parts]
+
+    def _micro_batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        queries, products = self._corpus.row_query[rows], self._corpus.row_product[rows]
+        batch = Batch(self._read_queries(queries), self._store.gather(self._row_image[rows]), products)
+        if self._sampler:
+            queries, negatives = self._sampler.draw(rows, epoch)
+            batch.negative_queries = self._read_queries(queries)
+            batch.negative_images = self._store.gather(self._store.positions(negatives))
+            batch.products = np.concatenate([products, negatives])
+        return batch
+
+    def _read_queries(self, queries: np.ndarray) -> TokenBatch:
+        return TokenBatch.from_ragged(self._tokens, queries)
+
+
+class _Epoch(Dataset):
+    """Item i is batch ``first`` + i of an epoch."""
+
+    def __init__(self, loader: TrainLoader, epoch: int, first: int) -> None:
+        self._loader, self._epoch = loader, epoch
+        self._rows = loader.rows(epoch)[first:]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> list[Batch]:
+        if i >= len(self):
+            raise IndexError(i)
+        return self._loader.batch(self._rows[i], self._epoch)

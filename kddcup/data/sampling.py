@@ -1,0 +1,114 @@
+"""Negatives: another query and another product for each row, near the row's own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from kddcup.data.corpus import Corpus
+from kddcup.io.errors import UserError
+
+HEAD_CLASS_SHARE = 0.8
+REFUSALS = 20
+
+
+@dataclass(frozen=True)
+class NegativeRule:
+    """How a stage chooses between the query's head class and its cluster.
+
+    Args:
+        one_toss: one toss decides for the negative query and the negative image alike.
+        cluster_from_all: the share of cluster draws that are made from all queries instead.
+    """
+
+    one_toss: bool
+    cluster_from_all: float
+
+
+class NegativeSampler:
+    """Draws negatives from compact arrays. What a row gets depends on seed, epoch and row alone.
+
+    With probability 0.8 the query's head class is drawn from, else its cluster. A group with no other query,
+    or 20 refusals, leads to the next: head class, cluster, all queries with words.
+
+    Args:
+        corpus: groups, and products of queries.
+        rule: of the stage.
+        seed: of the run.
+
+    Raises:
+        UserError: fewer than two queries have words.
+    """
+
+    def __init__(self, corpus: Corpus, rule: NegativeRule, seed: int) -> None:
+        self._corpus, self._rule, self._seed = corpus, rule, seed
+        self._all = np.flatnonzero(corpus.tokens.lengths)
+        if len(self._all) < 2:
+            raise UserError(
+                "negatives need at least two training queries with words: check the table and --tokenizer"
+            )
+
+    def draw(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Negatives of rows.
+
+        Args:
+            rows: [B] positions in the table; their queries have words.
+            epoch: from 0.
+
+        Returns:
+            queries: [B] indices of other queries, each with words; they may list the row's product.
+            products: [B] ids of products that the row's query does not list.
+
+        Raises:
+            UserError: a query lists every product there is.
+        """
+        drawn = [
+            self._draw_row(np.random.default_rng([self._seed, epoch, row]), row) for row in rows.tolist()
+        ]
+        queries, products = np.array(drawn, np.int64).reshape(-1, 2).T
+        return queries, products
+
+    def _draw_row(self, rng: np.random.Generator, row: int) -> tuple[int, int]:
+        query = int(self._corpus.row_query[row])
+        own = set(self._corpus.products[query].tolist())
+        groups = self._groups(rng, query)
+        negative_query = next(other for other, _ in self._candidates(rng, query, groups))
+        if not self._rule.one_toss:
+            groups = self._groups(rng, query)
+        for _, product in self._candidates(rng, query, groups):
+            if product not in own:
+                return negative_query, product
+        return negative_query, self._product_of_none(rng, query)
+
+    def _groups(self, rng: np.random.Generator, query: int) -> list[np.ndarray]:
+        """The groups to try, in order."""
+        corpus = self._corpus
+        cluster = corpus.by_cluster[corpus.cluster[query]]
+        if rng.random() < HEAD_CLASS_SHARE:
+            return [corpus.by_head_class[corpus.head_class[query]], cluster, self._all]
+        if rng.random() < self._rule.cluster_from_all:
+            return [self._all]
+        return [cluster, self._all]
+
+    def _candidates(
+        self, rng: np.random.Generator, query: int, groups: list[np.ndarray]
+    ) -> Iterator[tuple[int, int]]:
+        """Up to 20 other queries of each group, each with one of its products."""
+        for group in groups:
+            if len(group) < 2:
+                continue
+            for _ in range(REFUSALS):
+                # The query's own place is skipped, so that no draw is refused for being the anchor.
+                place = int(rng.integers(len(group) - 1))
+                other = int(group[place + (place >= np.searchsorted(group, query))])
+                products = self._corpus.products[other]
+                yield other, int(products[rng.integers(len(products))])
+
+    def _product_of_none(self, rng: np.random.Generator, query: int) -> int:
+        others = np.setdiff1d(self._corpus.products.values, self._corpus.products[query])
+        if len(others) == 0:
+            raise UserError(
+                f"training query {self._corpus.query_ids[query]} lists every product there is: "
+                "it can have no negative image"
+            )
+        return int(rng.choice(others))

@@ -1,0 +1,122 @@
+"""Scores and answers of each query's candidates, to and from JSON; the submission as CSV."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from kddcup.io.errors import UserError
+from kddcup.io.files import csv_text, read_json, write_json, write_text
+from kddcup.rank.metrics import K
+
+MAX_DIGITS = 18
+"""Of a product id: it is below 2^63."""
+Predictions = dict[str, list[tuple[int, float]]]
+"""By query id, in the table's order: (product id, score), best first, ties in the order of the table."""
+
+
+def write_predictions(path: str | os.PathLike, predictions: Predictions) -> None:
+    """Write as ``{query_id: [[product_id, score], …]}``."""
+    write_json(path, predictions)
+
+
+def read_predictions(path: str | os.PathLike, made_by: str) -> Predictions:
+    """Read a predictions file of any origin; candidates that are not best first are put so.
+
+    Raises:
+        UserError: it is absent or is not of the form; ``made_by`` is the command named.
+    """
+    advice = f"make it with '{made_by}'"
+    content = read_json(path, advice)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} is no object of query ids: {advice}")
+    predictions = {}
+    for query, candidates in content.items():
+        _check_text(query, path, advice)
+        if not isinstance(candidates, list) or not all(map(_is_scored, candidates)) or not candidates:
+            raise UserError(f"{path}, query {query}: expected a list of [product_id, score]: {advice}")
+        scored = [(int(product), float(score)) for product, score in candidates]
+        predictions[query] = sorted(scored, key=lambda candidate: -candidate[1])
+        if len(dict(predictions[query])) != len(candidates):
+            raise UserError(f"{path}, query {query}: a product is listed twice: {advice}")
+    return predictions
+
+
+def _is_scored(candidate: object) -> bool:
+    return (
+        isinstance(candidate, list)
+        and len(candidate) == 2
+        and _is_id(candidate[0])
+        and type(candidate[1]) in (int, float)
+        and abs(candidate[1]) <= sys.float_info.max
+    )
+
+
+def _is_id(product: object) -> bool:
+    # Other teams' files of this competition have their product ids as strings.
+    if isinstance(product, str):
+        return product.isdecimal() and len(product) <= MAX_DIGITS
+    return type(product) is int and abs(product) < 10**MAX_DIGITS
+
+
+def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
+    """The relevant product ids by query id.
+
+    Raises:
+        UserError: the file is absent or is not ``{query_id: [product_id, …]}``.
+    """
+    advice = "it comes with the valid table ('python -m kddcup.sample --out FOLDER' makes both)"
+    content = read_json(path, advice)
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, list) and value for value in content.values())
+        or not all(type(product) is int for value in content.values() for product in value)
+    ):
+        raise UserError(f"{path} is not {{query_id: [product_id, …]}} with an answer to each query: {advice}")
+    for query in content:
+        _check_text(query, path, advice)
+    return content
+
+
+def _check_text(query: str, path: str | os.PathLike, advice: str) -> None:
+    # JSON can hold half of a pair of surrogates, which no file can.
+    if query.encode(errors="ignore").decode() != query:
+        raise UserError(f"{path} has a query id that is no text: {advice}")
+
+
+def check_answered(
+    predictions: Predictions, answers: Mapping[str, list[int]], sources: tuple[Path, Path]
+) -> None:
+    """See that every query of the answers has predictions, and that not all answers are strangers to them.
+
+    Raises:
+        UserError: it is not so; ``sources`` are the files of both.
+    """
+    missing = [query for query in answers if query not in predictions]
+    if missing:
+        raise UserError(
+            f"{sources[0]} lacks query {missing[0]} of {sources[1]} (and {len(missing) - 1} more): "
+            "make both from one table"
+        )
+    if not any(
+        product in relevant for query, relevant in answers.items() for product, _ in predictions[query]
+    ):
+        raise UserError(
+            f"{sources[1]} has no answer that is among the candidates of {sources[0]}: "
+            "make both from one table"
+        )
+
+
+def ranking(predictions: Predictions) -> dict[str, list[int]]:
+    """The product ids alone, best first."""
+    return {query: [product for product, _ in candidates] for query, candidates in predictions.items()}
+
+
+def write_submission(path: str | os.PathLike, predictions: Predictions) -> None:
+    """Write the five best of each query as the competition wants them."""
+    rows = [["query-id", *(f"product{i}" for i in range(1, K + 1))]]
+    for query, products in ranking(predictions).items():
+        best = products[:K]
+        rows.append([query, *best, *[""] * (K - len(best))])
+    write_text(path, csv_text(rows))

@@ -1,0 +1,146 @@
+"""The one table of the stages that train a model; a new matcher is one more entry."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kddcup.config import ModelConfig, Recipe
+from kddcup.io.errors import UserError
+
+if TYPE_CHECKING:
+    from kddcup.nn.matcher import Matcher
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that trains a model.
+
+    Args:
+        name: of its folder, of its checkpoints' part of a release, and of its predictions.
+        kind: ``encoder`` pretrains the image encoder that the matchers start from; a ``matcher``'s scores are
+            blended.
+        model: path of its class, a :class:`kddcup.nn.matcher.Matcher` made from a :class:`ModelConfig`.
+        parts: the model's children that are parts of a checkpoint; none where all of it is ``model``.
+        published_epoch: the epoch that a checkpoint without a config is taken at.
+        recipes: by size.
+    """
+
+    name: str
+    kind: Literal["encoder", "matcher"]
+    model: str
+    parts: tuple[str, ...]
+    published_epoch: int
+    recipes: Mapping[str, Recipe]
+
+    def build(self, config: ModelConfig) -> "Matcher":
+        """Make the stage's model; its parameters are random."""
+        module, name = self.model.split(":")
+        return getattr(importlib.import_module(module), name)(config)
+
+    def name_parts(self, model: "Matcher") -> dict[str, "Matcher"]:
+        """The parts of a checkpoint, by name."""
+        return {name: getattr(model, name) for name in self.parts} or {"model": model}
+
+    def predictions(self, resources_dir: Path, table: Literal["valid", "test"]) -> Path:
+        """Where the predictions of the valid or the test table are, unless one says otherwise."""
+        return resources_dir / f"{table}_pred_{self.name}.json"
+
+
+STAGES = (
+    Stage(
+        name="multilabel",
+        kind="encoder",
+        model="multilabel.model:MultiLabelClassifier",
+        parts=(),
+        published_epoch=6,
+        recipes={
+            "full": Recipe(batch_size=200, rate=1e-4, weight_decay=1e-6, gamma=0.96, epochs=20, use_epoch=6),
+            # For thousands of rows and a CPU; chosen on the valid tables of the sample and of real pictures.
+            "small": Recipe(
+                batch_size=16, rate=5e-4, weight_decay=1e-6, gamma=0.93, epochs=20, use_epoch=17, dropout=0.2
+            ),
+        },
+    ),
+    Stage(
+        name="model1",
+        kind="matcher",
+        model="model1.model:WordImageModel",
+        parts=("query", "item", "score"),
+        published_epoch=5,
+        recipes={
+            "full": Recipe(
+                batch_size=130,
+                rate=1e-4,
+                encoder_rate=5e-6,
+                weight_decay=1e-6,
+                gamma=0.95,
+                epochs=30,
+                use_epoch=5,
+            ),
+            "small": Recipe(
+                batch_size=32,
+                rate=3e-4,
+                encoder_rate=3e-5,
+                weight_decay=1e-6,
+                gamma=0.95,
+                epochs=10,
+                use_epoch=3,
+            ),
+        },
+    ),
+    Stage(
+        name="model2",
+        kind="matcher",
+        model="model2.model:SentenceImageModel",
+        parts=("item", "score"),
+        published_epoch=2,
+        recipes={
+            "full": Recipe(
+                batch_size=150,
+                rate=1e-4,
+                encoder_rate=5e-6,
+                weight_decay=1e-6,
+                gamma=0.95,
+                epochs=30,
+                use_epoch=2,
+            ),
+            "small": Recipe(
+                batch_size=32,
+                rate=1e-3,
+                encoder_rate=1e-4,
+                weight_decay=1e-6,
+                gamma=0.95,
+                epochs=10,
+                use_epoch=7,
+            ),
+        },
+    ),
+)
+
+
+def find(name: str) -> Stage:
+    """The stage of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    raise UserError(f"{name} is no stage; there are {', '.join(stage.name for stage in STAGES)}")
+
+
+def matchers() -> list[Stage]:
+    """The stages whose scores are blended, in their order."""
+    return [stage for stage in STAGES if stage.kind == "matcher"]
+
+
+def build(name: str, config: ModelConfig) -> "Matcher":
+    """Make the model of a stage; its parameters are random."""
+    return find(name).build(config)
+
+
+if __name__ == "__main__":
+    print(*(stage.name for stage in matchers()))

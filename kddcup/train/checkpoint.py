@@ -1,0 +1,257 @@
+"""Checkpoints: the parts of a model by name and shape, and the config that travels with them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kddcup.config import SIZES, ModelConfig
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_tensors, reason, write_tensors
+from kddcup.nn.matcher import Matcher
+from kddcup.stages import Stage
+from kddcup.text.vocabulary import END, START, Vocabulary
+
+CAPTION_TOKENS = {"start": START, "end": END}
+"""The tokens whose ids a model has to know, by their fields of :class:`ModelConfig`."""
+
+
+@dataclass
+class RunConfig:
+    """What a checkpoint says of the run that made it, in plain types.
+
+    Args:
+        size: ``full`` or ``small``.
+        model: the widths.
+        vocabulary: of :meth:`kddcup.text.vocabulary.Vocabulary.to_dict`; None in published checkpoints.
+        training: the settings that were in force.
+        data: digest of the training data.
+    """
+
+    size: str = "full"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    vocabulary: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
+        """The inverse of ``dataclasses.asdict``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, left over, or of another type.
+        """
+        model, vocabulary = dict(values["model"]), values.get("vocabulary")
+        if vocabulary and "start" not in model:  # of a version that did not note them
+            model |= {name: vocabulary["tokens"].index(token) for name, token in CAPTION_TOKENS.items()}
+        config = cls(**{**values, "model": ModelConfig(**model)})
+        # A value is not shown, or looked at as a whole: what holds itself a hundred times, a hundred times
+        # over, is a short file.
+        if not isinstance(config.size, str) or config.size not in SIZES:
+            raise ValueError("size is none that there is")
+        for width in fields(ModelConfig):
+            value = getattr(config.model, width.name)
+            if type(value) is not width.type or not (0 <= value <= 1 if width.type is float else value >= 1):
+                raise ValueError(f"{width.name} is no {width.type.__name__} that a model can have")
+        if not isinstance(config.training, dict) or not isinstance(config.vocabulary, dict | None):
+            raise TypeError("no settings by name")
+        if not all(isinstance(name, str) and _is_setting(value) for name, value in config.training.items()):
+            raise TypeError("a setting is no number, no text and no list of these")
+        return config
+
+
+def _is_setting(value: Any) -> bool:
+    plain = str | int | float | None
+    return isinstance(value, plain) or (
+        isinstance(value, list) and all(isinstance(item, plain) for item in value)
+    )
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint that has been read; one without a config gets the published one."""
+
+    path: Path
+    parts: dict[str, Any]
+    config: RunConfig
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, made_by: str) -> "Checkpoint":
+        """Read a file of :func:`write_checkpoint`, or a published one.
+
+        Raises:
+            UserError: it is absent, torn, unsafe, or not a checkpoint; ``made_by`` is the command named.
+        """
+        parts = read_tensors(path, f"make it with '{made_by}'")
+        if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
+            raise UserError(f"{path} is no checkpoint: make it with '{made_by}'")
+        try:
+            config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} has a config that does not fit ({reason(error)}): make it with '{made_by}'"
+            ) from None
+        return cls(Path(path), parts, config)
+
+    def load_into(self, modules: Mapping[str, nn.Module]) -> None:
+        """Load the part of each name into its module, strictly: every parameter found, none left over.
+
+        Raises:
+            UserError: a part is missing, or names and shapes do not fit; lists what does not.
+        """
+        for module, state, source in self._find_parts(modules):
+            load_strictly(module, state, source)
+
+    def build(self, stage: Stage) -> Matcher:
+        """Build a stage's model with the checkpoint's parameters, in eval mode on the CPU.
+
+        Raises:
+            UserError: as :meth:`load_into`, before memory of the size that the file names is taken.
+        """
+        try:
+            with torch.device("meta"):
+                blank = stage.build(self.config.model)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"{self.path} names widths that no model has ({reason(error)})") from None
+        for module, state, source in self._find_parts(stage.name_parts(blank)):
+            check_fit(module, state, source)
+        model = stage.build(self.config.model)
+        self.load_into(stage.name_parts(model))
+        return model.eval()
+
+    def _find_parts(
+        self, modules: Mapping[str, nn.Module]
+    ) -> Iterator[tuple[nn.Module, Mapping[str, Tensor], str]]:
+        for name, module in modules.items():
+            if not isinstance(self.parts.get(name), dict):
+                raise UserError(f"{self.path} has no part '{name}'; it has {', '.join(self.parts)}")
+            yield module, self.parts[name], f"{self.path}, part '{name}'"
+
+    def read_vocabulary(self, tokenizer: str | None) -> Vocabulary:
+        """The checkpoint's own vocabulary; of a checkpoint without one, that of the folder ``tokenizer``.
+
+        Raises:
+            UserError: there is neither, or it has more words than the checkpoint.
+        """
+        words = self.config.model.vocabulary
+        if self.config.vocabulary is not None:
+            try:
+                vocabulary = Vocabulary.from_dict(self.config.vocabulary)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.path} carries a vocabulary that does not fit ({reason(error)})"
+                ) from None
+            if len(vocabulary) > words:
+                raise UserError(
+                    f"{self.path} carries a vocabulary of {len(vocabulary)} words for {words} word vectors: "
+                    "get it again"
+                )
+            return vocabulary
+        if tokenizer is None:
+            raise UserError(
+                f"{self.path} carries no vocabulary: name its BERT folder with '--tokenizer FOLDER'"
+            )
+        vocabulary = Vocabulary.read(tokenizer)
+        if len(vocabulary) != words:
+            raise UserError(
+                f"{tokenizer} has {len(vocabulary)} words and {self.path} {words}: "
+                "name the folder of the BERT that it was trained with"
+            )
+        return vocabulary
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """See that a state dict is of exactly the module's names and shapes.
+
+    Raises:
+        UserError: lists, after ``source``, what is missing, left over, or of another shape.
+    """
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    misfits = [f"{name} is missing" for name in wanted if name not in found]
+    misfits += [f"{name} is left over" for name in found if name not in wanted]
+    misfits += [
+        f"{name} is {list(found[name])}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    misfits += [
+        f"{name} is no dense tensor" for name in wanted if name in found and not _is_dense(state[name])
+    ]
+    if misfits:
+        raise UserError(f"{source} does not fit the model: {'; '.join(misfits)}")
+
+
+def _is_dense(value: object) -> bool:
+    """Whether it is a tensor with as many numbers in the file as its shape says."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.untyped_storage().nbytes() >= value.nbytes
+    )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict of exactly the module's names and shapes; errors as :func:`check_fit`."""
+    check_fit(module, state, source)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # of what only looks like a tensor of that shape
+        raise UserError(f"{source} does not fit the model: {reason(error)}") from None
+
+
+@dataclass
+class ExportedEncoder:
+    """The image encoder that stage 2 exported, or a bare state dict of one."""
+
+    path: str
+    state: Mapping[str, Tensor]
+    config: RunConfig
+
+    @classmethod
+    def read(cls, path: str) -> "ExportedEncoder":
+        """Read the file.
+
+        Raises:
+            UserError: it is absent or unsafe.
+        """
+        checkpoint = Checkpoint.read(path, "cd multilabel; python train.py; python export_model.py")
+        return cls(path, checkpoint.parts.get("item", checkpoint.parts), checkpoint.config)
+
+    def check_made_for(self, config: RunConfig, data_dir: str) -> None:
+        """See that the encoder was trained on data as those of a run with ``config``.
+
+        Raises:
+            UserError: it was not; names the widths that differ.
+        """
+        if self.config.vocabulary is None:  # a bare state dict says nothing of its data; its shapes tell
+            return
+        own, wanted = asdict(self.config.model), asdict(config.model)
+        misfits = [
+            f"{name} {own[name]}, not {wanted[name]}"
+            for name in own
+            if own[name] != wanted[name] and name != "dropout"
+        ]
+        if self.config.vocabulary != config.vocabulary:
+            misfits.append("another vocabulary")
+        if misfits:
+            raise UserError(
+                f"{self.path} was made for other data than {data_dir} ({', '.join(misfits)}): "
+                "run stage 2 on this data"
+            )
+
+    def load_into(self, item: nn.Module) -> None:
+        """Load it, strictly; errors as :func:`load_strictly`."""
+        load_strictly(item, self.state, self.path)
+
+
+def write_checkpoint(
+    path: Path, modules: Mapping[str, nn.Module], config: RunConfig, **entries: dict[str, Any]
+) -> None:
+    """Write the state of modules by name, the config, and further entries (``optimizer``, ``state``)."""
+    states = {name: module.state_dict() for name, module in modules.items()}
+    write_tensors(path, {**states, **entries, "config": asdict(config)})

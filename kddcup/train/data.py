@@ -1,0 +1,92 @@
+"""What a stage trains on, and the valid table that every epoch is scored on."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+
+from kddcup.config import SIZES, ModelConfig, TrainSettings
+from kddcup.data.corpus import Corpus, open_info
+from kddcup.data.store import RegionStore
+from kddcup.io.errors import UserError
+from kddcup.io.markers import read_marker
+from kddcup.nn.matcher import Matcher
+from kddcup.rank.predictions import check_answered, read_answers
+from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded
+from kddcup.rank.split import Split
+from kddcup.table.table import Table
+from kddcup.text.vocabulary import Vocabulary, WordVectors
+from kddcup.train.checkpoint import RunConfig
+
+
+@dataclass
+class TrainingData:
+    """What stage 1 wrote, and the valid table."""
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    words: WordVectors
+    store: RegionStore
+    valid: Split
+
+    @classmethod
+    def open(cls, data_dir: str) -> "TrainingData":
+        """Open all of it before the first step.
+
+        Raises:
+            UserError: stage 1 has not been run, or the valid table or its answers are absent or do not fit.
+        """
+        folder = Path(data_dir)
+        info, store, valid = open_info(data_dir), RegionStore(folder / "features"), Split(folder, "valid")
+        if not np.array_equal(np.unique(info.corpus.row_product), np.sort(store.product_ids)):
+            raise UserError(
+                f"{folder / 'info'} and {folder / 'features'} are of different tables: "
+                f"make both with 'python preprocess.py --data_dir {data_dir} --force'"
+            )
+        _check_valid(valid, store.dim)
+        return cls(info.corpus, info.vocabulary, info.words, store, valid)
+
+    def configure(self, settings: TrainSettings, size: str) -> RunConfig:
+        """What the checkpoints of a run on these data say of it."""
+        vocabulary, width = self.words.vectors.shape
+        model = ModelConfig(
+            region_dim=self.store.dim,
+            width=width,
+            vocabulary=vocabulary,
+            ff=SIZES[size].ff,
+            dropout=settings.dropout,
+            start=self.vocabulary.start,
+            end=self.vocabulary.end,
+        )
+        return RunConfig(size, model, self.vocabulary.to_dict(), asdict(settings), self.digest())
+
+    def count(self) -> dict[str, int]:
+        """How many training rows, queries and products there are."""
+        return {
+            "rows": len(self.corpus.row_query),
+            "queries": len(self.corpus.query_ids),
+            "products": len(self.store.product_ids),
+        }
+
+    def digest(self) -> str:
+        """A hash that changes with any byte of what stage 1 wrote."""
+        folders = (self.valid.data_dir / name for name in ("features", "info"))
+        sums = [read_marker(folder, "python preprocess.py --data_dir DATA")["files"] for folder in folders]
+        return xxhash.xxh3_64_hexdigest(json.dumps(sums, sort_keys=True).encode())
+
+    def score_valid(self, model: Matcher, device: torch.device) -> float:
+        """NDCG@5 of a model in eval mode on the valid table."""
+        candidates = encode_candidates(self.valid.table, model, self.vocabulary, self.store.dim, device)
+        return float(self.valid.ndcg(score_encoded(candidates)).mean())
+
+
+def _check_valid(valid: Split, region_dim: int) -> None:
+    """See before the first epoch that the valid table can be scored after it."""
+    candidates: dict[str, list[tuple[int, float]]] = {}
+    for row in Table(valid.table).rows("check valid"):
+        check_dimension(valid.table, row.features.shape[1], region_dim)
+        candidates.setdefault(str(row.query_id), []).append((row.product_id, 0.0))
+    check_answered(candidates, read_answers(valid.answers), (valid.table, valid.answers))

@@ -1,0 +1,50 @@
+"""The door of a training run: its folder is locked, its processes have joined, its signals are heeded."""
+
+import contextlib
+import datetime
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kddcup.config import TrainSettings
+from kddcup.io.files import remove_leftovers
+from kddcup.io.locks import locked
+from kddcup.train.processes import Process, Termination, pick_device
+from kddcup.train.rendezvous import join
+
+
+@contextlib.contextmanager
+def launch(settings: TrainSettings) -> Iterator[Process]:
+    """Join the other processes that ``torch.distributed.launch`` or ``torchrun`` started, if any.
+
+    Seeds PyTorch alike on all ranks, so that modules start out equal; see
+    :meth:`kddcup.train.trainer.Trainer.__init__`. The main process holds the lock of the checkpoints' folder.
+    SIGTERM is noted in the process' ``termination``.
+
+    Raises:
+        UserError: another run writes into the folder of the checkpoints; the other processes are lost.
+    """
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(settings.devices, int(os.environ.get("LOCAL_RANK", 0)))
+    torch.manual_seed(settings.seed)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif ranks > 1:
+        # The launcher sets one thread per process, however many cores there are.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))))
+    process = Process(rank, ranks, device, Termination(launched=ranks > 1))
+    with contextlib.ExitStack() as stack:
+        if process.is_main:
+            stack.enter_context(locked(Path(settings.checkpoints_dir)))
+            remove_leftovers(Path(settings.checkpoints_dir))
+        run = stack.enter_context(join(process, datetime.timedelta(seconds=settings.timeout)))
+        # Not before, since a process that waits for the others to join can simply be ended.
+        before = signal.signal(signal.SIGTERM, process.termination.ask)
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        # torchrun counts restarts on each host by itself.
+        restarted = process.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)
+        yield replace(process, run=run, restarted=restarted)

@@ -1,0 +1,42 @@
+"""The loss of model1: pairs against drawn negatives, and against the hardest of their batch."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kddcup.data.batch import Batch
+from model1.model import Scores
+
+MARGIN = 0.9
+
+
+def compute_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
+    """The four losses of a batch, whose sum is minimised; each is a mean over its B pairs."""
+    per_query, per_image = contrast(scores.cross)
+    return {
+        "negative_image": rank(scores.pair, scores.negative_image),
+        "negative_query": rank(scores.pair, scores.negative_query),
+        "contrastive_query": per_query,
+        "contrastive_image": per_image,
+    }
+
+
+def rank(pair: Tensor, negative: Tensor) -> Tensor:
+    """Margin ranking, mean over the batch: how far the pair [B] is from being 0.9 above the negative [B]."""
+    return F.relu(MARGIN - pair + negative).mean()
+
+
+def contrast(cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Max-violation contrastive loss (Faghri et al., 2018, "VSE++"), margin 0.9.
+
+    Args:
+        cross: [B, B] scores of each query with each image; the pairs are on the diagonal.
+
+    Returns:
+        per query and per image: how far the hardest other in the batch comes within the margin, batch means.
+    """
+    pair = cross.diagonal()
+    per_query, per_image = F.relu(MARGIN - pair[:, None] + cross), F.relu(MARGIN - pair + cross)  # [B, B]
+    own = torch.eye(len(cross), dtype=torch.bool, device=cross.device)
+    per_query, per_image = per_query.masked_fill(own, 0), per_image.masked_fill(own, 0)
+    return per_query.amax(1).mean(), per_image.amax(0).mean()
