@@ -77,8 +77,16 @@ class Recipe:
     gamma: float
     epochs: int
     use_epoch: int
-    encoder_rate: float | None = None
     dropout: float = ModelConfig.dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatcherRecipe(Recipe):
+    """How a matcher is trained at a size; weight decay is that of the image encoder."""
+
+    encoder_rate: float
+    weight_decay: float = 1e-6
+    gamma: float = 0.95
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kddcup.config import ModelConfig, Recipe
+from kddcup.config import MatcherRecipe, ModelConfig, Recipe
 from kddcup.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,16 +23,16 @@ class Stage:
             blended.
         model: path of its class, a :class:`kddcup.nn.matcher.Matcher` made from a :class:`ModelConfig`.
         parts: the model's children that are parts of a checkpoint; none where all of it is ``model``.
-        published_epoch: the epoch that a checkpoint without a config is taken at.
         recipes: by size.
+        published_epoch: the one to use of checkpoints that have no config, as the published ones.
     """
 
     name: str
     kind: Literal["encoder", "matcher"]
     model: str
     parts: tuple[str, ...]
-    published_epoch: int
     recipes: Mapping[str, Recipe]
+    published_epoch: int | None = None
 
     def build(self, config: ModelConfig) -> "Matcher":
         """Make the stage's model; its parameters are random."""
@@ -54,70 +54,38 @@ STAGES = (
         kind="encoder",
         model="multilabel.model:MultiLabelClassifier",
         parts=(),
-        published_epoch=6,
         recipes={
             "full": Recipe(batch_size=200, rate=1e-4, weight_decay=1e-6, gamma=0.96, epochs=20, use_epoch=6),
-            # For thousands of rows and a CPU; chosen on the valid tables of the sample and of real pictures.
             "small": Recipe(
                 batch_size=16, rate=5e-4, weight_decay=1e-6, gamma=0.93, epochs=20, use_epoch=17, dropout=0.2
             ),
         },
+        published_epoch=6,
     ),
     Stage(
         name="model1",
         kind="matcher",
         model="model1.model:WordImageModel",
         parts=("query", "item", "score"),
-        published_epoch=5,
         recipes={
-            "full": Recipe(
-                batch_size=130,
-                rate=1e-4,
-                encoder_rate=5e-6,
-                weight_decay=1e-6,
-                gamma=0.95,
-                epochs=30,
-                use_epoch=5,
-            ),
-            "small": Recipe(
-                batch_size=32,
-                rate=3e-4,
-                encoder_rate=3e-5,
-                weight_decay=1e-6,
-                gamma=0.95,
-                epochs=10,
-                use_epoch=3,
-            ),
+            "full": MatcherRecipe(batch_size=130, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=5),
+            "small": MatcherRecipe(batch_size=32, rate=3e-4, encoder_rate=3e-5, epochs=10, use_epoch=3),
         },
+        published_epoch=5,
     ),
     Stage(
         name="model2",
         kind="matcher",
         model="model2.model:SentenceImageModel",
         parts=("item", "score"),
-        published_epoch=2,
         recipes={
-            "full": Recipe(
-                batch_size=150,
-                rate=1e-4,
-                encoder_rate=5e-6,
-                weight_decay=1e-6,
-                gamma=0.95,
-                epochs=30,
-                use_epoch=2,
-            ),
-            "small": Recipe(
-                batch_size=32,
-                rate=1e-3,
-                encoder_rate=1e-4,
-                weight_decay=1e-6,
-                gamma=0.95,
-                epochs=10,
-                use_epoch=7,
-            ),
+            "full": MatcherRecipe(batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2),
+            "small": MatcherRecipe(batch_size=32, rate=1e-3, encoder_rate=1e-4, epochs=10, use_epoch=7),
         },
+        published_epoch=2,
     ),
 )
+"""The full size's recipes are as published; the small ones were chosen on valid tables of a CPU's size."""
 
 
 def find(name: str) -> Stage:
