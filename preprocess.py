@@ -17,8 +17,7 @@ from kddcup.cli import parse_settings
 from kddcup.config import SIZES
 from kddcup.data.corpus import INFO_FILES, write_info
 from kddcup.io.errors import UserError, run_script
-from kddcup.io.locks import locked
-from kddcup.io.markers import MARKER, check_sums, read_marker, write_marker
+from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.text.bert import read_bert
@@ -153,11 +152,11 @@ def main() -> None:
     if settings.verify:
         folders = data / "features", data / "info"
         for folder in folders:
-            check_sums(folder, f"{MADE_BY} --data_dir {data}")
+            verify_checksums(folder, f"{MADE_BY} --data_dir {data}")
         print(f"{folders[0]} and {folders[1]} are as they were written")
         return
     table = Table(data / "train" / "train.tsv")
-    with locked(data):
+    with lock_folder(data):
         make(settings, table)
 
 

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from kddcup import stages
 from kddcup.cli import parse_settings
-from kddcup.io.errors import UserError, run_script
-from kddcup.io.files import PARTS, read_json, reason, whole, write_json
-from kddcup.io.markers import MARKER, check_sums, read_marker
+from kddcup.io.atomic import PARTS, atomic_write
+from kddcup.io.errors import UserError, explain_error, run_script
+from kddcup.io.files import read_json, write_json
+from kddcup.io.folders import MARKER, read_marker, verify_checksums
 from kddcup.rank.blending import best_weight, read_pair
 from kddcup.rank.metrics import ndcg_per_query
 from kddcup.rank.predictions import check_answered, ranking, read_answers
@@ -78,7 +79,7 @@ def archive(path: Path, contents: dict[str, Path]) -> None:
         contents: file by its name in the archive.
     """
     with (
-        whole(path, sum(source.stat().st_size for source in contents.values())) as part,
+        atomic_write(path, sum(source.stat().st_size for source in contents.values())) as part,
         open(part, "wb") as raw,
         gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
@@ -180,7 +181,7 @@ def extract(path: Path, folder: Path) -> None:
         with opened(path) as tar:
             entries = list(members(tar, path.stat().st_size))
     except Exception as error:  # what is wrong with a file shows itself in many ways
-        raise UserError(f"{path} cannot be unpacked safely ({reason(error)}): get it again") from None
+        raise UserError(f"{path} cannot be unpacked safely ({explain_error(error)}): get it again") from None
     names = {entry: PurePosixPath(entry.name) for entry in entries}
     below = [entry for entry, name in names.items() if len(name.parts) > 1]
     tops = {name.parts[0] for name in names.values() if name.parts}
@@ -192,7 +193,7 @@ def extract(path: Path, folder: Path) -> None:
         raise UserError(f"{place} exists already: move it away, or name another folder with '--to'")
     # Of the time at which they are written, as a stranger's may be none.
     below = [entry.replace(name=str(names[entry].relative_to(top)), mtime=None) for entry in below]
-    with whole(place, sum(entry.size for entry in entries)) as part, opened(path) as tar:
+    with atomic_write(place, sum(entry.size for entry in entries)) as part, opened(path) as tar:
         part.mkdir()
         tar.extractall(part, tqdm(below, desc="unpack", disable=None), filter="data")
     print(f"{len(below)} members of {path}: {place}")
@@ -221,7 +222,7 @@ def info_files(info: Path) -> dict[str, Path]:
     """
     made_by = f"python preprocess.py --data_dir {info.parent}"
     refuse_parts(info, made_by)
-    check_sums(info, made_by)
+    verify_checksums(info, made_by)
     names = (*read_marker(info, made_by)["files"], MARKER)
     return {f"info/{name}": info / name for name in names}
 
@@ -291,7 +292,9 @@ def verify(folder: Path) -> None:
             try:
                 found = described(path)
             except Exception as error:  # what is wrong with a file shows itself in many ways
-                raise UserError(f"{path} is no whole archive ({reason(error)}): get it again") from None
+                raise UserError(
+                    f"{path} is no whole archive ({explain_error(error)}): get it again"
+                ) from None
             if found != expected:
                 raise UserError(
                     f"{path} is not the one that {folder / MANIFEST} names "

@@ -21,12 +21,13 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from kddcup.cli import parse_settings
+from kddcup.io.atomic import atomic_write
 from kddcup.io.errors import UserError, run_script
-from kddcup.io.files import whole, write_json, write_text
+from kddcup.io.files import write_json, write_text
 from kddcup.table.labels import COMPETITION_LABELS
 from kddcup.table.rows import COLUMNS, base64_text
 
-MARKER = "sample.json"
+SAMPLE_MARKER = "sample.json"
 """In a folder of a sample, which may be written over."""
 BODY_PARTS = range(29, 33)
 
@@ -274,9 +275,9 @@ def write_sample(settings: SampleSettings) -> Shop:
         UserError: there are tables that are no sample.
     """
     out = Path(settings.out)
-    if (out / "train" / "train.tsv").exists() and not (out / MARKER).exists():
+    if (out / "train" / "train.tsv").exists() and not (out / SAMPLE_MARKER).exists():
         raise UserError(f"{out} has other tables, which stay as they are: name another folder with --out")
-    write_json(out / MARKER, {"made_by": "python -m kddcup.sample"})
+    write_json(out / SAMPLE_MARKER, {"made_by": "python -m kddcup.sample"})
     shop = Shop(settings)
     known: list[int] = []
     rows = []
@@ -304,7 +305,8 @@ def write_sample(settings: SampleSettings) -> Shop:
 
 
 def _write_table(out: Path, split: str, shop: Shop, rows: list[tuple[int, str, int]]) -> None:
-    with whole(out / split / f"{split}.tsv") as part, open(part, "w", encoding="utf-8", newline="\n") as file:
+    path = out / split / f"{split}.tsv"
+    with atomic_write(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(COLUMNS) + "\n")
         for product, text, query_id in rows:
             file.write(f"{shop.product(product).fields}\t{text}\t{query_id}\n")

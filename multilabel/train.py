@@ -58,7 +58,7 @@ def main() -> None:
     with launch(settings) as process:
         # Data: the rows whose query has words that the vocabulary knows.
         data = TrainingData.open(settings.data_dir)
-        tokens = data.corpus.tokens.without(data.vocabulary.unknown)
+        tokens = data.corpus.tokens.drop(data.vocabulary.unknown)
         loader = TrainLoader(
             data.corpus,
             data.store,

@@ -28,7 +28,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat
 
 from kddcup.cli import parse_settings
 from kddcup.io.errors import TERMINATED, UserError, run_script
-from kddcup.io.locks import NAME, locked
+from kddcup.io.folders import LOCK, lock_folder
 from kddcup.sample import SampleSettings, write_sample
 from kddcup.train.checkpoint import POINTER
 from tests.conftest import ROOT
@@ -258,8 +258,8 @@ def compare(found: Path, expected: Path) -> None:
     if ours.keys() != theirs.keys():
         raise Fault(f"files of one alone: {', '.join(sorted(ours.keys() ^ theirs.keys()))}")
     for name, path in ours.items():
-        if path.name == NAME:
-            with locked(path.parent):
+        if path.name == LOCK:
+            with lock_folder(path.parent):
                 continue
         if path.name == POINTER:  # it names its run, too
             pointed = [json.loads(one.read_text())["checkpoint"] for one in (path, theirs[name])]

@@ -22,7 +22,8 @@ from kddcup.rank.predictions import read_answers, read_predictions
 from kddcup.release import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, verify
 from kddcup.text.bert import read_bert
 from kddcup.text.vocabulary import Vocabulary
-from kddcup.train.checkpoint import Checkpoint, load_moments, load_strictly
+from kddcup.train.checkpoint import Checkpoint, load_strictly
+from kddcup.train.resumption import load_moments
 from tests.conftest import assert_one_line_error, run_script
 
 EXTENSION = 240

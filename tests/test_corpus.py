@@ -6,7 +6,7 @@ import kddcup.data.corpus
 from kddcup.data.corpus import INFO_FILES, Corpus, cluster_queries, open_info, told_size, write_info
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_pickle
-from kddcup.io.markers import MARKER, write_marker
+from kddcup.io.folders import MARKER, write_marker
 from kddcup.io.ragged import Ragged
 from kddcup.text.lexicon import build_lexicon
 from kddcup.text.vocabulary import Vocabulary, WordVectors, save_vocabulary
@@ -79,7 +79,7 @@ def test_rows_name_their_query_and_product(tmp_path):
     corpus = Corpus.open(tmp_path)
     assert corpus.query_ids[corpus.row_query].tolist() == [query for query, _ in ROWS]
     assert corpus.row_product.tolist() == [product for _, product in ROWS]
-    assert [corpus.texts.text(i) for i in range(len(TEXTS))] == TEXTS
+    assert [corpus.texts.decode(i) for i in range(len(TEXTS))] == TEXTS
 
 
 def test_the_products_of_a_query_are_ascending_and_distinct(tmp_path):
@@ -101,7 +101,7 @@ def test_the_head_class_of_a_query_is_its_last_word(tmp_path):
     write_corpus(tmp_path)
     corpus = Corpus.open(tmp_path)
     heads = ["dress", "dress", None, "jacket", "women", "jacket", "women", "blue"]
-    names = [corpus.head_classes.text(i) for i in range(len(corpus.head_classes))]
+    names = [corpus.head_classes.decode(i) for i in range(len(corpus.head_classes))]
     assert sorted(names) == ["blue", "dress", "jacket", "women"]
     assert [names[i] if i >= 0 else None for i in corpus.head_class] == heads
     for i, name in enumerate(names):
@@ -156,7 +156,7 @@ def test_the_lexicon_stands_beside_the_groups(tmp_path):
     vocabulary = write_corpus(tmp_path)
     lexicon = read_pickle(tmp_path / "data_info2.pkl", "x")["lexicon"]
     tokens = Ragged(lexicon["token"], lexicon["token_offsets"])
-    assert [tokens.text(i) for i in range(len(tokens))] == vocabulary.tokens
+    assert [tokens.decode(i) for i in range(len(tokens))] == vocabulary.tokens
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

@@ -16,7 +16,8 @@ import torch
 
 from kddcup.data.store import write_array
 from kddcup.io.errors import UserError
-from kddcup.io.files import write_arrays, write_json, write_pickle, write_tensors, write_text
+from kddcup.io.files import write_arrays, write_json, write_pickle, write_text
+from kddcup.io.tensors import write_tensors
 from kddcup.release import archive, extract
 from tests.conftest import ROOT, assert_one_line_error
 

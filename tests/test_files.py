@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from kddcup.io.atomic import atomic_write
 from kddcup.io.errors import UserError
-from kddcup.io.files import (
-    csv_text,
-    read_json,
-    read_pickle,
-    read_tensors,
-    whole,
-    write_json,
-    write_pickle,
-    write_tensors,
-    write_text,
-)
+from kddcup.io.files import format_csv, read_json, read_pickle, write_json, write_pickle, write_text
+from kddcup.io.tensors import read_tensors, write_tensors
 
-WRITER = "import sys; from kddcup.files import write_text; write_text(sys.argv[1], 'second')"
+WRITER = "import sys; from kddcup.io.files import write_text; write_text(sys.argv[1], 'second')"
 
 
 class Runs:
@@ -37,7 +29,7 @@ class Runs:
 
 def test_a_whole_write_makes_folders_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "a" / "b" / "file"
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("all")
         assert not path.exists()
     assert path.read_text() == "all"
@@ -49,7 +41,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path.write_text("old")
 
     def fail():
-        with whole(path) as part:
+        with atomic_write(path) as part:
             part.write_text("ha")
             raise KeyboardInterrupt
 
@@ -60,7 +52,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_a_first_write_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(AttributeError), whole(tmp_path / "file") as part:
+    with pytest.raises(AttributeError), atomic_write(tmp_path / "file") as part:
         part.write_text(None.text)
     assert list(tmp_path.iterdir()) == []
 
@@ -82,7 +74,7 @@ def test_text_has_lf_line_ends_and_is_utf8(tmp_path):
 
 
 def test_rows_become_csv_with_lf_line_ends():
-    assert csv_text([["a", 1, ""], ["b,c", 2, 3]]) == 'a,1,\n"b,c",2,3\n'
+    assert format_csv([["a", 1, ""], ["b,c", 2, 3]]) == 'a,1,\n"b,c",2,3\n'
 
 
 def test_a_pickle_of_plain_data_and_arrays_comes_back(tmp_path):
@@ -235,7 +227,7 @@ def test_a_pickle_with_an_array_of_another_type_is_refused(tmp_path):
 def test_two_runs_that_write_one_file_at_once_leave_one_of_both_whole(tmp_path):
     path = tmp_path / "file.txt"
     command = [sys.executable, "-c", WRITER, str(path)]
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(b"first, half of it")
         subprocess.run(command, check=True)
         assert path.read_bytes() == b"second"
@@ -246,9 +238,9 @@ def test_two_runs_that_write_one_file_at_once_leave_one_of_both_whole(tmp_path):
 
 def test_two_writers_of_one_process_number_as_of_two_containers_leave_one_file_whole(tmp_path):
     path = tmp_path / "file.txt"
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(b"first, half of it")
-        with whole(path) as other:
+        with atomic_write(path) as other:
             other.write_bytes(b"second")
         assert path.read_bytes() == b"second"
         part.write_bytes(b"first")

@@ -12,7 +12,7 @@ from kddcup.data.corpus import open_info, told_size
 from kddcup.data.store import STORE_FILES, RegionStore
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_pickle
-from kddcup.io.markers import MARKER
+from kddcup.io.folders import MARKER
 from kddcup.table import conversion
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
@@ -121,7 +121,7 @@ def test_queries_have_their_first_text_and_all_their_products(finished):
     corpus = open_info(finished[0]).corpus
     assert corpus.query_ids.tolist() == [10, 11, 12, 14, 13]
     texts = ["red dress", "blue dress", "red jacket", "blue jacket", "the of"]
-    assert [corpus.texts.text(i) for i in range(5)] == texts
+    assert [corpus.texts.decode(i) for i in range(5)] == texts
     assert [corpus.products[i].tolist() for i in range(5)] == [[3, 5, 9], [3], [5], [5, 8], [9]]
     assert (corpus.head_class >= 0).tolist() == [True] * 4 + [False]
     assert corpus.row_product.tolist() == [row["product_id"] for row in ROWS]
@@ -129,7 +129,7 @@ def test_queries_have_their_first_text_and_all_their_products(finished):
 
 def test_the_vocabulary_is_the_lexicon_of_the_distinct_queries_at_the_sizes_width(finished):
     info = open_info(finished[0])
-    texts = [info.corpus.texts.text(i) for i in range(5)]
+    texts = [info.corpus.texts.decode(i) for i in range(5)]
     vocabulary, words = build_lexicon(texts, 128, seed=2020)
     assert info.vocabulary.tokens == vocabulary.tokens
     np.testing.assert_array_equal(info.words.vectors, words.vectors)
@@ -159,7 +159,7 @@ def test_a_bert_folder_gives_the_vocabulary(with_bert, bert_folder):
     np.testing.assert_array_equal(info.words.vectors, words.vectors)
     np.testing.assert_array_equal(info.words.norm_bias, words.norm_bias)
     assert info.corpus.tokens[2].tolist() == vocabulary.encode("red jacket")
-    assert info.corpus.head_classes.text(info.corpus.head_class[2]) == "jacket"
+    assert info.corpus.head_classes.decode(info.corpus.head_class[2]) == "jacket"
 
 
 def test_a_feature_too_large_for_float16_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kddcup.io.markers import MARKER
+from kddcup.io.folders import MARKER
 from kddcup.table.rows import COLUMNS
 from tests.conftest import DIM, assert_one_line_error, run_script, table_row, write_table
 

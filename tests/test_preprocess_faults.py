@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kddcup.io.errors import UserError
-from kddcup.io.locks import locked
+from kddcup.io.folders import lock_folder
 from kddcup.table import conversion, ingest
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
@@ -169,7 +169,7 @@ def test_converting_processes_that_cannot_start_are_too_many(tmp_path, monkeypat
 
 def test_a_second_run_into_a_folder_stops_and_leaves_the_first_alone(tmp_path):
     write_table(tmp_path / "train" / "train.tsv", ROWS)
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         assert_one_line_error(run(tmp_path), f"{tmp_path} is being written by another run (process ")
         assert written(tmp_path) == {}
     assert run(tmp_path).returncode == 0

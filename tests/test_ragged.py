@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kddcup.io.ragged import Ragged, flat_rows
+from kddcup.io.ragged import Ragged, find_rows
 
 lists_of_numbers = st.lists(st.lists(st.integers(-3, 3), max_size=5), max_size=8)
 
@@ -18,7 +18,7 @@ def lists_and_indices(draw):
 
 
 def test_flat_rows_are_the_positions_of_each_list_in_turn():
-    rows, lengths = flat_rows(np.array([0, 2, 2, 5]), np.array([2, 0, 1, 2]))
+    rows, lengths = find_rows(np.array([0, 2, 2, 5]), np.array([2, 0, 1, 2]))
     assert rows.tolist() == [2, 3, 4, 0, 1, 2, 3, 4]
     assert lengths.tolist() == [3, 2, 0, 3]
 
@@ -44,7 +44,7 @@ def test_many_numbers_are_packed_in_chunks_without_loss():
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=6))
 def test_texts_come_back_as_they_were_packed(texts):
     ragged = Ragged.from_texts(texts)
-    assert [ragged.text(i) for i in range(len(ragged))] == texts
+    assert [ragged.decode(i) for i in range(len(ragged))] == texts
     assert ragged.values.dtype == np.uint8
 
 
@@ -60,7 +60,7 @@ def test_take_gives_lists_in_any_order_and_repeated(case):
 @given(lists_of_numbers, st.integers(-3, 3))
 def test_without_takes_every_occurrence_out(lists, value):
     ragged = Ragged.from_lists(lists, np.int64)
-    assert unpacked(ragged.without(value)) == [[one for one in some if one != value] for some in lists]
+    assert unpacked(ragged.drop(value)) == [[one for one in some if one != value] for some in lists]
     assert unpacked(ragged) == lists
 
 

@@ -10,7 +10,7 @@ from kddcup.data.batch import RegionBatch, scale_boxes
 from kddcup.data.store import STORE_FILES, GrowingArray, RegionStore, open_array, write_array
 from kddcup.io.errors import UserError
 from kddcup.io.files import write_json
-from kddcup.io.markers import MARKER, write_marker
+from kddcup.io.folders import MARKER, write_marker
 
 DIM = 3
 LENGTHS = (2, 1, 4, 3, 1)

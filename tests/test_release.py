@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from kddcup.io.errors import UserError
-from kddcup.io.files import write_json, write_tensors, write_text
-from kddcup.io.markers import write_marker
+from kddcup.io.files import write_json, write_text
+from kddcup.io.folders import write_marker
+from kddcup.io.tensors import write_tensors
 from kddcup.release import MODELS, archive, described, verify
 from kddcup.train.checkpoint import RunConfig, checkpoint_path, point_to
 from tests.conftest import assert_one_line_error, run_script

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kddcup.io.errors import TERMINATED, UserError
-from kddcup.io.locks import locked
+from kddcup.io.folders import lock_folder
 from kddcup.train.checkpoint import POINTER, STEP, find_checkpoint, newest_checkpoint, point_to
 from tests.conftest import ROOT, assert_one_line_error, run_script
 
@@ -213,10 +213,10 @@ def test_a_pointer_to_what_is_no_checkpoint_of_the_folder_is_refused(tmp_path, n
 
 
 def test_a_second_run_in_a_folder_stops_and_leaves_the_first_alone(trained, tmp_path):
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         done = run_script("model1", *flags(trained, "model1", tmp_path))
         assert_one_line_error(done, str(tmp_path), "being written by another run (process ")
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 

@@ -98,7 +98,7 @@ def test_rows_without_words_are_left_out(trained):
     start, end = corpus.tokens.offsets[0], corpus.tokens.offsets[1]
     corpus.tokens.values[start:end] = 999
     store = RegionStore(trained / "data" / "features")
-    silent = corpus.tokens.without(999)
+    silent = corpus.tokens.drop(999)
     found = TrainLoader(corpus, store, silent, settings(trained, "--batch_size", "1"), 0, 1)
     assert set(np.flatnonzero(corpus.row_query == 0)) == set(range(len(corpus.row_query))) - set(
         found.rows(0).ravel().tolist()

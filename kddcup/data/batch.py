@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kddcup.io.ragged import Ragged, flat_rows
+from kddcup.io.ragged import Ragged, find_rows
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TokenBatch:
     @classmethod
     def from_ragged(cls, tokens: Ragged, indices: np.ndarray) -> "TokenBatch":
         """The queries ``indices`` [B] of packed token ids."""
-        rows, lengths = flat_rows(tokens.offsets, indices)
+        rows, lengths = find_rows(tokens.offsets, indices)
         ids = np.zeros((len(lengths), max(1, lengths.max(initial=0))), np.int64)
         ids[np.arange(ids.shape[1]) < lengths[:, None]] = tokens.values[rows]
         return cls(torch.from_numpy(ids), torch.from_numpy(lengths))

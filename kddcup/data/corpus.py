@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kddcup.config import SIZES
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_pickle, write_pickle
-from kddcup.io.markers import MARKER, read_marker
+from kddcup.io.folders import MARKER, read_marker
 from kddcup.io.ragged import IdIndex, Ragged
 from kddcup.text.segmentation import content_words
 from kddcup.text.vocabulary import Vocabulary, WordVectors, load_word_vectors
@@ -71,7 +71,7 @@ class Corpus:
             groups = read_pickle(folder / "data_info2.pkl", MADE_BY)
             query_ids = queries["query_id"]
             return cls(
-                row_query=IdIndex(query_ids).positions(table["query_id"]),
+                row_query=IdIndex(query_ids).find(table["query_id"]),
                 row_product=table["product_id"],
                 query_ids=query_ids,
                 texts=_unpacked(queries, "text"),
@@ -217,7 +217,7 @@ def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarra
 
 
 def _products_of_queries(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
-    rows = IdIndex(query_ids).positions(table["query_id"])
+    rows = IdIndex(query_ids).find(table["query_id"])
     pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(query_ids))
     return Ragged(pairs[1], np.concatenate([[0], np.cumsum(counts)]))

@@ -12,8 +12,7 @@ from kddcup.data.batch import Batch, TokenBatch
 from kddcup.data.corpus import Corpus
 from kddcup.data.sampling import NegativeSampler
 from kddcup.data.store import RegionStore
-from kddcup.io.errors import UserError
-from kddcup.io.files import reason
+from kddcup.io.errors import UserError, explain_error
 from kddcup.io.ragged import Ragged
 
 PREFETCHED = 2
@@ -91,7 +90,8 @@ class TrainLoader:
             if "DataLoader worker" not in str(error):
                 raise
             raise UserError(
-                f"a process that reads batches was killed ({reason(error)}), perhaps for want of memory: "
+                f"a process that reads batches was killed ({explain_error(error)}), "
+                "perhaps for want of memory: "
                 "go on with '--resume' and fewer --workers"
             ) from None
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from kddcup.data.batch import BOX_COLUMNS, RegionBatch
-from kddcup.io.errors import UserError
-from kddcup.io.files import reason, whole
-from kddcup.io.markers import read_marker
-from kddcup.io.ragged import IdIndex, flat_rows
+from kddcup.io.atomic import atomic_write
+from kddcup.io.errors import UserError, explain_error
+from kddcup.io.folders import read_marker
+from kddcup.io.ragged import IdIndex, find_rows
 
 STORE_FILES = ("features.npy", "boxes.npy", "offsets.npy", "product_ids.npy")
 
@@ -72,16 +72,16 @@ class RegionStore:
             UserError: a product is not in the store.
         """
         try:
-            return self._index.positions(product_ids)
-        except KeyError as stranger:
+            return self._index.find(product_ids)
+        except KeyError as absent:
             raise UserError(
-                f"product {stranger} has no regions in the store: "
+                f"product {absent} has no regions in the store: "
                 "make data/features and data/info in one run of 'python preprocess.py --force'"
             ) from None
 
     def gather(self, positions: np.ndarray) -> RegionBatch:
         """The regions of the products at ``positions`` [B], in that order."""
-        rows, lengths = flat_rows(self.offsets, positions)
+        rows, lengths = find_rows(self.offsets, positions)
         # In ascending order the disk reads forward.
         order = torch.from_numpy(np.argsort(rows))
         place, ascending = order.argsort(), torch.from_numpy(rows)[order]
@@ -142,7 +142,7 @@ class GrowingArray:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a whole ``.npy`` file."""
     array = np.ascontiguousarray(array)
-    with whole(path, array.nbytes) as part, open(part, "wb") as file:
+    with atomic_write(path, array.nbytes) as part, open(part, "wb") as file:
         # Not numpy.save: on a full disk it loses the last 4 KiB of an array without an error.
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array)
@@ -162,6 +162,7 @@ def open_array(path: Path, dimensions: int, *dtypes: str) -> np.ndarray:
             raise ValueError(f"it is an array {list(mapped.shape)} of {mapped.dtype}")
     except Exception as error:  # what is wrong with a file shows itself in many ways
         raise UserError(
-            f"{path} cannot be read ({reason(error)}): make it anew with 'python preprocess.py --force'"
+            f"{path} cannot be read ({explain_error(error)}): "
+            "make it anew with 'python preprocess.py --force'"
         ) from None
     return mapped

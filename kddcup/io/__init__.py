@@ -1,4 +1,4 @@
-"""Files, whole or not at all, and read without running what is in them; ragged arrays; users' errors.
+"""Atomic writes, reads that run nothing of what is in a file, ragged arrays, and users' errors.
 
 Nothing here knows what the files are about.
 """

@@ -19,9 +19,18 @@ TERMINATED = 75
 """The exit code then, which by convention asks to try again later (EX_TEMPFAIL of sysexits.h)."""
 
 
-def printable(text: str) -> str:
-    """A text as one line for a terminal, whoever chose its words."""
+def make_printable(text: str) -> str:
+    """Make a text one line that is fit for a terminal, whoever chose its words."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
+def explain_error(error: Exception) -> str:
+    """Say in one printable line of moderate length what an error says, whoever chose its words."""
+    if "weights_only" in str(error):  # PyTorch goes on to advise the unsafe way
+        return "it is torn, or holds something other than tensors and plain values"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return make_printable(str(error))[:300] or type(error).__name__
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -40,10 +49,10 @@ def _outcome(main: Callable[[], None]) -> int:
     try:
         main()
     except UserError as error:
-        said = f"error: {printable(str(error))}"
+        said = f"error: {make_printable(str(error))}"
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        said = f"error: {printable(what)}"
+        said = f"error: {make_printable(what)}"
     except Terminated as saved:
         print(saved, file=sys.stderr)
         return TERMINATED

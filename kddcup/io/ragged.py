@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def flat_rows(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the flat array of the lists ``indices``, list after list.
+def find_rows(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the positions in the flat array of the lists ``indices``, list after list.
 
     Args:
         offsets: [N+1] int64, list i is ``flat[offsets[i]:offsets[i + 1]]``.
@@ -27,7 +27,7 @@ def flat_rows(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.
 
 
 class IdIndex:
-    """Where ids stand in an array of distinct ids.
+    """The positions of ids in an array of distinct ids.
 
     Args:
         ids: [N] int64, in any order.
@@ -36,17 +36,17 @@ class IdIndex:
     def __init__(self, ids: np.ndarray) -> None:
         self._ids, self._order = ids, np.argsort(ids)
 
-    def positions(self, wanted: np.ndarray) -> np.ndarray:
-        """The position of each of ``wanted``.
+    def find(self, wanted: np.ndarray) -> np.ndarray:
+        """Find the position of each of ``wanted``.
 
         Raises:
             KeyError: an id that is not there.
         """
         places = np.searchsorted(self._ids, wanted, sorter=self._order)
         found = self._order[np.minimum(places, len(self._order) - 1)]
-        strangers = self._ids[found] != wanted
-        if strangers.any():
-            raise KeyError(int(np.asarray(wanted)[strangers][0]))
+        absent = self._ids[found] != wanted
+        if absent.any():
+            raise KeyError(int(np.asarray(wanted)[absent][0]))
         return found
 
 
@@ -79,7 +79,7 @@ class Ragged:
 
     @classmethod
     def group(cls, keys: np.ndarray, groups: int) -> "Ragged":
-        """For each key 0 … groups−1, the ascending positions at which it stands; negative keys in none."""
+        """List for each key 0 … groups−1 the ascending positions of it; those of negative keys in none."""
         order = np.argsort(keys, kind="stable")
         order = order[np.searchsorted(keys[order], 0) :]
         counts = np.bincount(keys[order], minlength=groups)
@@ -93,8 +93,8 @@ class Ragged:
         """List i, a view."""
         return self.values[self.offsets[i] : self.offsets[i + 1]]
 
-    def text(self, i: int) -> str:
-        """List i of packed strings."""
+    def decode(self, i: int) -> str:
+        """Decode list i of packed strings."""
         return self[i].tobytes().decode()
 
     @property
@@ -103,12 +103,12 @@ class Ragged:
         return np.diff(self.offsets)
 
     def take(self, indices: np.ndarray) -> "Ragged":
-        """The lists ``indices`` in that order, copied."""
-        rows, lengths = flat_rows(self.offsets, indices)
+        """Copy the lists ``indices`` in that order."""
+        rows, lengths = find_rows(self.offsets, indices)
         return Ragged(self.values[rows], np.concatenate([[0], np.cumsum(lengths)]))
 
-    def without(self, value: int) -> "Ragged":
-        """The same lists, with every occurrence of ``value`` taken out of them."""
+    def drop(self, value: int) -> "Ragged":
+        """Copy the lists without the items that are ``value``."""
         kept = self.values != value
         before = np.concatenate([[0], np.cumsum(kept)])
         return Ragged(self.values[kept], before[self.offsets])

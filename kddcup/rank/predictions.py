@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kddcup.io.errors import UserError
-from kddcup.io.files import csv_text, read_json, write_json, write_text
+from kddcup.io.files import format_csv, read_json, write_json, write_text
 from kddcup.rank.metrics import K
 
 MAX_DIGITS = 18
@@ -119,4 +119,4 @@ def write_submission(path: str | os.PathLike, predictions: Predictions) -> None:
     for query, products in ranking(predictions).items():
         best = products[:K]
         rows.append([query, *best, *[""] * (K - len(best))])
-    write_text(path, csv_text(rows))
+    write_text(path, format_csv(rows))

@@ -21,7 +21,7 @@ from kddcup.table.rows import BadRow, BadRowError, Row
 from kddcup.table.table import Table
 
 CHUNK_BYTES = 1 << 23
-COLUMNS = ("product_id", "image_h", "image_w", "query_id")
+SCALAR_COLUMNS = ("product_id", "image_h", "image_w", "query_id")
 FLOAT16_OVERFLOW = 65520
 """The least number that rounds to infinity."""
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -31,7 +31,7 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 class Rows:
     """The rows of a byte range without their pictures, as numbers and texts that a journal can hold.
 
-    ``columns`` are the :data:`COLUMNS`, [n] int64 each; ``checksums`` [n] int64; ``lengths`` [n] int64
+    ``columns`` are the :data:`SCALAR_COLUMNS`, [n] int64 each; ``checksums`` [n] int64; ``lengths`` [n] int64
     regions per row; ``class_labels`` [R] int64 over the regions; ``queries`` n texts. ``digests`` [n + bad]
     int64 of all lines, ``bad`` a list of the position among them, the kind and the detail for each that is no
     row; ``stop`` is where the next line begins.
@@ -91,7 +91,7 @@ def convert(lines: Iterable[Row | BadRow], dtype: str, patience: int) -> Chunk:
             if len(bad) > patience:
                 break
     lengths = np.array([len(row.boxes) for row in rows], np.int64)
-    columns = {name: np.array([getattr(row, name) for row in rows], np.int64) for name in COLUMNS}
+    columns = {name: np.array([getattr(row, name) for row in rows], np.int64) for name in SCALAR_COLUMNS}
     height, width = (np.repeat(columns[name], lengths) for name in ("image_h", "image_w"))
     boxes = np.concatenate([row.boxes for row in rows] or [np.empty((0, 4), np.float32)])
     return Chunk(

@@ -10,12 +10,12 @@ import numpy as np
 
 from kddcup.data.batch import BOX_COLUMNS
 from kddcup.data.store import STORE_FILES, GrowingArray, write_array
+from kddcup.io.atomic import explain_write_error
 from kddcup.io.errors import UserError
-from kddcup.io.files import unwritten
-from kddcup.io.markers import MARKER, write_marker
-from kddcup.io.ragged import flat_rows
+from kddcup.io.folders import MARKER, write_marker
+from kddcup.io.ragged import find_rows
 from kddcup.table.bad_rows import BadRows
-from kddcup.table.conversion import COLUMNS, Rows, chunks
+from kddcup.table.conversion import SCALAR_COLUMNS, Rows, chunks
 from kddcup.table.journal import Journal
 from kddcup.table.lines import LinesDigest
 from kddcup.table.table import Table
@@ -55,7 +55,7 @@ class Ingest:
         self._table, self._folder, self._dtype, self._workers = table, folder, dtype, workers
         self._journal = Journal(folder / ".unfinished", "python preprocess.py --force")
         self._digest = LinesDigest(table.header)
-        self._columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
+        self._columns: dict[str, list[np.ndarray]] = {name: [] for name in SCALAR_COLUMNS}
         self._class_labels: list[np.ndarray] = []
         self._row_lengths: list[np.ndarray] = []
         self._region_offsets = array("q", [0])
@@ -171,7 +171,7 @@ class Ingest:
                 advance(chunk.rows.stop - self._place, len(chunk.rows.lengths))
                 new = self._admit(chunk.rows)
                 offsets = np.concatenate([[0], np.cumsum(chunk.rows.lengths)])
-                kept = chunk.boxes[flat_rows(offsets, np.array(new, np.int64))[0]]
+                kept = chunk.boxes[find_rows(offsets, np.array(new, np.int64))[0]]
                 self.outside += int(((kept[:, :4] < 0) | (kept[:, :4] > 1)).any(axis=1).sum())
                 boxes.append(kept)
                 for row in new:
@@ -237,7 +237,7 @@ class Ingest:
         """What a user is told who has to make room."""
         # Base64 has 3 bytes in 4 letters, and the features, nearly all of a table, were of 4 bytes.
         left = (self._table.stamp[0] - self._committed) * 3 // 16 * np.dtype(self._dtype).itemsize
-        said = unwritten(self._journal.folder, error, None if self._table.compressed else left)
+        said = explain_write_error(self._journal.folder, error, None if self._table.compressed else left)
         kept = "goes on where the work was last flushed" if len(self._journal) else "starts over"
         return UserError(f"{said}; run again, which {kept}")
 

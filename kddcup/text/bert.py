@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kddcup.io.errors import UserError
-from kddcup.io.files import read_tensors
+from kddcup.io.tensors import read_tensors
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 
 

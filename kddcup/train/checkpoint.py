@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kddcup.config import SIZES, ModelConfig
-from kddcup.io.errors import UserError
-from kddcup.io.files import read_tensors, reason, write_tensors
+from kddcup.io.errors import UserError, explain_error
+from kddcup.io.tensors import read_tensors, write_tensors
 from kddcup.nn.matcher import Matcher
 from kddcup.stages import Stage
 from kddcup.text.vocabulary import END, START, Vocabulary
@@ -93,7 +93,7 @@ class Checkpoint:
             config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(
-                f"{path} has a config that does not fit ({reason(error)}): make it with '{made_by}'"
+                f"{path} has a config that does not fit ({explain_error(error)}): make it with '{made_by}'"
             ) from None
         return cls(Path(path), parts, config)
 
@@ -116,7 +116,7 @@ class Checkpoint:
             with torch.device("meta"):
                 blank = stage.build(self.config.model)
         except (ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"{self.path} names widths that no model has ({reason(error)})") from None
+            raise UserError(f"{self.path} names widths that no model has ({explain_error(error)})") from None
         for module, state, source in self._find_parts(stage.name_parts(blank)):
             check_fit(module, state, source)
         model = stage.build(self.config.model)
@@ -143,7 +143,7 @@ class Checkpoint:
                 vocabulary = Vocabulary.from_dict(self.config.vocabulary)
             except (TypeError, ValueError) as error:
                 raise UserError(
-                    f"{self.path} carries a vocabulary that does not fit ({reason(error)})"
+                    f"{self.path} carries a vocabulary that does not fit ({explain_error(error)})"
                 ) from None
             if len(vocabulary) > words:
                 raise UserError(
@@ -201,7 +201,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
     try:
         module.load_state_dict(state)
     except RuntimeError as error:  # of what only looks like a tensor of that shape
-        raise UserError(f"{source} does not fit the model: {reason(error)}") from None
+        raise UserError(f"{source} does not fit the model: {explain_error(error)}") from None
 
 
 @dataclass

@@ -12,7 +12,7 @@ from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.data.corpus import Corpus, open_info
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
-from kddcup.io.markers import read_marker
+from kddcup.io.folders import read_marker
 from kddcup.nn.matcher import Matcher
 from kddcup.rank.predictions import check_answered, read_answers
 from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded

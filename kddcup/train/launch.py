@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from kddcup.config import TrainSettings
-from kddcup.io.files import remove_leftovers
-from kddcup.io.locks import locked
+from kddcup.io.atomic import remove_leftovers
+from kddcup.io.folders import lock_folder
 from kddcup.train.processes import Process, Termination, pick_device
 from kddcup.train.rendezvous import join
 
@@ -39,7 +39,7 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
     process = Process(rank, ranks, device, Termination(launched=ranks > 1))
     with contextlib.ExitStack() as stack:
         if process.is_main:
-            stack.enter_context(locked(Path(settings.checkpoints_dir)))
+            stack.enter_context(lock_folder(Path(settings.checkpoints_dir)))
             remove_leftovers(Path(settings.checkpoints_dir))
         run = stack.enter_context(join(process, datetime.timedelta(seconds=settings.timeout)))
         # Not before, since a process that waits for the others to join can simply be ended.

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kddcup.config import TrainSettings
-from kddcup.io.errors import UserError
-from kddcup.io.files import reason
+from kddcup.io.errors import UserError, explain_error
 from kddcup.train.checkpoint import Checkpoint, RunConfig
 from kddcup.train.folder import find_newest
 from kddcup.train.processes import Process
@@ -73,7 +72,7 @@ def resume(
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(
             f"the newest checkpoint of {settings.checkpoints_dir} cannot be resumed "
-            f"({type(error).__name__}: {reason(error)}): train anew without --resume"
+            f"({type(error).__name__}: {explain_error(error)}): train anew without --resume"
         ) from None
     process.say(f"resuming {settings.checkpoints_dir} at epoch {progress.epoch}, step {progress.step}")
     return progress
