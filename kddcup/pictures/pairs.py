@@ -13,12 +13,11 @@ from PIL import Image
 from kddcup.io.errors import UserError
 from kddcup.pictures.dealing import Pairs, deal_products, draw_candidates
 from kddcup.pictures.spreadsheet import SHOWN, Record, Spreadsheet
+from kddcup.table.products import MAX_DIGITS
 
 COLUMNS = ("query", "product_id", "split", "relevance", "image", "title", "url")
 SPLITS = ("train", "valid", "testA", "testB")
 RELEVANCES = {"": True, "1": True, "0": False}
-MAX_DIGITS = 18
-"""Of a product id in a table, which is below 2^63."""
 _WHOLE_NUMBER = re.compile(f"0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}}")
 
 
