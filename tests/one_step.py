@@ -4,50 +4,64 @@ Writes the losses and gradients of each rank to ``OUT/rankN.pt``; alone, those o
 that two ranks would share, to ``OUT/halfN.pt``.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.optim import Adam
 
-import model1.train
-import model2.train
+from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.config import MatcherSettings
+from kddcup.data.batch import Batch
 from kddcup.data.loader import TrainLoader
 from kddcup.data.sampling import NegativeSampler
-from kddcup.train.matching import MatcherData
-from kddcup.train.processes import launch
+from kddcup.nn.words import trainable
+from kddcup.train.checkpoint import ExportedEncoder
+from kddcup.train.data import TrainingData
+from kddcup.train.launch import launch
+from kddcup.train.processes import Process
 from kddcup.train.trainer import Trainer
-from model1.model import WordImageModel
-from model2.model import SentenceImageModel
 
-STAGES = {"model1": (WordImageModel, model1.train.TOSS), "model2": (SentenceImageModel, model2.train.TOSS)}
 RANKS = 2
 
 
-def step(made: MatcherData, build: type, loader: TrainLoader) -> dict:
+def step(stage: stages.Stage, settings: MatcherSettings, data: TrainingData, rank: int, process: Process):
+    """The losses and gradients of the rank's share of the first batch."""
     torch.manual_seed(0)
-    model = build(made.config.model)
-    made.load_encoder(model.item)
-    trainer = Trainer(made.process, model, made.parameter_groups(model), {}, made.settings, made.config)
-    losses = trainer.step(loader.batch(loader.rows(0)[0], 0))
-    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    return {"losses": losses, "gradients": {name: one.grad for name, one in trained.items()}}
+    config = data.configure(settings, "small")
+    model = stage.build(config.model)
+    ExportedEncoder.read(settings.encoder).load_into(model.item)
+    model.item.freeze_context()
+    criterion = importlib.import_module(f"{stage.name}.criterion")
+    found = {}
+
+    def compute_losses(outputs: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        found.update(criterion.compute_losses(outputs, batch))
+        return found.copy()
+
+    negatives = importlib.import_module(f"{stage.name}.train").NEGATIVES
+    sampler = NegativeSampler(data.corpus, negatives, settings.seed)
+    loader = TrainLoader(data.corpus, data.store, data.corpus.tokens, settings, rank, RANKS, sampler)
+    optimizer = Adam(trainable(model), lr=settings.rate, fused=True)
+    trainer = Trainer(process, stage, model, compute_losses, optimizer, lambda _: 1.0, settings, config)
+    trainer.step(loader.batch(loader.rows(0)[0], 0))
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+    return {"losses": {name: loss.detach() for name, loss in found.items()}, "gradients": gradients}
 
 
-def main(stage: str, data: str, encoder: str, out: str) -> None:
-    build, toss = STAGES[stage]
-    flags = ["--data_dir", data, "--encoder", encoder, "--dropout", "0", "--batch_size", "16"]
-    settings = parse_settings(MatcherSettings, None, stage, lambda _: "small", flags)
+def main(name: str, data_dir: str, encoder: str, out: str) -> None:
+    flags = ["--data_dir", data_dir, "--encoder", encoder, "--dropout", "0", "--batch_size", "16"]
+    stage = stages.find(name)
+    settings = parse_settings(MatcherSettings, None, stage.recipes, lambda _: "small", flags)
     with launch(settings) as process:
-        made = MatcherData.open(settings, process)
-        corpus = made.data.info.corpus
-        sampler = NegativeSampler(corpus, toss, settings.seed)
-        ranks = [process.rank] if process.ranks == RANKS else range(RANKS)
-        for rank in ranks:
-            loader = TrainLoader(corpus, made.data.store, corpus.tokens, settings, rank, RANKS, sampler)
-            name = f"rank{rank}.pt" if process.ranks == RANKS else f"half{rank}.pt"
-            torch.save(step(made, build, loader), Path(out) / name)
+        data = TrainingData.open(settings.data_dir)
+        alone = process.ranks == 1
+        for rank in range(RANKS) if alone else [process.rank]:
+            path = Path(out) / f"{'half' if alone else 'rank'}{rank}.pt"
+            torch.save(step(stage, settings, data, rank, process), path)
 
 
 if __name__ == "__main__":

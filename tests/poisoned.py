@@ -1,57 +1,67 @@
-"""Steps whose losses are told: as a program, rank 1 of two meets one that is not finite."""
+"""Steps whose losses are given: as a program, ``poisoned.py OUT``, rank 1 of two meets one that is not finite."""
+
+import sys
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Adam
 
-from kddcup.cli import parse_settings
-from kddcup.config import PretrainSettings
+from kddcup.config import TrainSettings
 from kddcup.data.batch import Batch
 from kddcup.io.errors import UserError, run_script
 from kddcup.train.checkpoint import RunConfig
-from kddcup.train.processes import Process, launch
+from kddcup.train.launch import launch
+from kddcup.train.processes import Process
 from kddcup.train.trainer import Trainer
 from tests import small
 
 
 class Poisoned(nn.Module):
-    """Its loss is its weight times what it is told; infinite numbers give infinite gradients."""
+    """Its loss is its weight times the factor of the step; infinite factors give infinite gradients."""
 
     def __init__(self, factors: list[float]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
         self.factors = iter(factors)
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"loss": (self.weight * next(self.factors)).sum()}
+    def forward(self, batch: Batch) -> Tensor:
+        return (self.weight * next(self.factors)).sum()
 
 
-def settings() -> PretrainSettings:
-    return parse_settings(PretrainSettings, None, "multilabel", lambda _: "small", [])
-
-
-def trainer(module: nn.Module, process: Process) -> Trainer:
-    groups = [{"params": module.parameters(), "lr": 0.1}]
-    return Trainer(process, module, groups, {}, settings(), RunConfig())
+def trainer(model: Poisoned, settings: TrainSettings, process: Process = small.ALONE) -> Trainer:
+    optimizer = Adam(model.parameters(), lr=0.1, fused=True)
+    return Trainer(
+        process,
+        small.MULTILABEL,
+        model,
+        lambda loss, batch: {"loss": loss},
+        optimizer,
+        lambda epoch: 1.0,
+        settings,
+        RunConfig(),
+    )
 
 
 def batch(*products: int) -> list[Batch]:
-    one = small.batch()
-    one.products = np.array(products)
-    return [one]
+    poisoned = small.batch()
+    poisoned.products = np.array(products)
+    return [poisoned]
 
 
 def main() -> None:
-    with launch(settings()) as process:
-        run = trainer(Poisoned([1.0, float("nan") if process.rank else 1.0, 1.0]), process)
-        products = 10 * process.rank, 10 * process.rank + 1
-        run.step(batch(*products), "step 0")
-        before = run.module.weight.clone()
-        run.step(batch(*products), "step 1")
+    settings = small.settings("--checkpoints_dir", sys.argv[1])
+    with launch(settings) as process:
+        run = trainer(Poisoned([1.0, float("nan") if process.rank else 1.0, 1.0]), settings, process)
+        batches = small.Batches([batch(10 * process.rank, 10 * process.rank + 1)] * 3)
+        weights = []
         try:
-            run.step(batch(*products), "step 2")
+            for micro_batches in run.batches(batches, 0):
+                weights.append(run.model.weight.clone())
+                run.step(micro_batches)
         except UserError:
-            print(f"rank {process.rank} is as it was: {torch.equal(run.module.weight, before)}", flush=True)
+            unchanged = torch.equal(run.model.weight, weights[1])
+            print(f"rank {process.rank} is as it was: {unchanged}", flush=True)
             raise
 
 

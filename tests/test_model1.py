@@ -2,7 +2,8 @@ import pytest
 import torch
 
 import model1.model
-from model1.model import MARGIN, WordImageModel, contrastive_losses, margin_loss
+from model1.criterion import MARGIN, contrast, rank
+from model1.model import WordImageModel
 from tests import small
 
 
@@ -14,21 +15,19 @@ def model() -> WordImageModel:
 
 def by_definition(model, words: list[int], heads):
     """A query's words against one image's heads, one word at a time."""
-    hidden, vectors = model.query(small.queries(words))
-    inner = [model.score.dense_summary(torch.cat([word, heads[0]])) for word in hidden[0]]
+    encoded = model.query(small.queries(words))
+    inner = [model.score.dense_summary(torch.cat([word, heads[0]])) for word in encoded.hidden[0]]
     weight = torch.cat(inner).softmax(0)
-    best = torch.stack([(heads[1:] @ vector).max() for vector in vectors[0]])
+    best = torch.stack([(heads[1:] @ vector).max() for vector in encoded.vectors[0]])
     return weight @ best
 
 
 def test_scores_are_those_of_the_definition_whatever_stands_beside_them(model):
     lists = [[4], [5, 6, 7], [8, 9]]
     heads = model.encode_images(small.images(1, 4, 2))
-    expected = torch.stack(
-        [by_definition(model, words, own) for words, own in zip(lists, heads, strict=True)]
-    )
+    expected = [by_definition(model, words, own) for words, own in zip(lists, heads, strict=True)]
     found = model.score_candidates(small.queries(*lists), torch.arange(3), heads)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("elements", [1, 1 << 24])
@@ -36,11 +35,9 @@ def test_cross_holds_every_query_with_every_image_in_one_chunk_or_many(model, mo
     monkeypatch.setattr(model1.model, "CROSS_ELEMENTS", elements)
     lists = [[4], [5, 6, 7], [8, 9]]
     queries, heads = small.queries(*lists), model.encode_images(small.images(1, 4, 2, 6))
-    found = model.score.cross(*model.query(queries), queries.places, heads)
-    expected = torch.stack(
-        [torch.stack([by_definition(model, words, one) for one in heads]) for words in lists]
-    )
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    found = model.score.cross(model.query(queries), queries.lengths, heads)
+    expected = [torch.stack([by_definition(model, words, image) for image in heads]) for words in lists]
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_chunks_of_the_cross_matrix_give_the_same_gradients(model, monkeypatch):
@@ -48,14 +45,14 @@ def test_chunks_of_the_cross_matrix_give_the_same_gradients(model, monkeypatch):
     for elements in (1, 1 << 24):
         monkeypatch.setattr(model1.model, "CROSS_ELEMENTS", elements)
         model.zero_grad()
-        sum(model(small.batch()).values()).backward()
-        gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
+        sum(small.losses("model1", model, small.batch()).values()).backward()
+        gradients.append([value.grad.clone() for value in model.parameters() if value.grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
 
 
-def test_margin_loss_by_hand():
+def test_the_margin_ranking_loss_by_hand():
     pair, negative = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.5, 0.5, 1.0])
-    assert margin_loss(pair, negative).item() == pytest.approx((0.4 + 1.4 + 0) / 3)
+    assert rank(pair, negative).item() == pytest.approx((0.4 + 1.4 + 0) / 3)
 
 
 def test_contrastive_losses_are_those_of_a_loop():
@@ -66,25 +63,29 @@ def test_contrastive_losses_are_those_of_a_loop():
     per_image = [
         max([0.0] + [MARGIN - cross[j, j] + cross[i, j] for i in range(6) if i != j]) for j in range(6)
     ]
-    found = contrastive_losses(cross)
+    found = contrast(cross)
     assert found[0].item() == pytest.approx(float(sum(per_query)) / 6, abs=1e-6)
     assert found[1].item() == pytest.approx(float(sum(per_image)) / 6, abs=1e-6)
 
 
 def test_losses_of_a_batch_compare_each_pair_with_its_own_negatives(model):
     batch = small.batch()
-    losses = model(batch)
-    heads = model.encode_images(batch.images)
-    lists = [ids[ids > 0].tolist() for ids in batch.queries.ids]
-    score = [[by_definition(model, words, one) for one in heads] for words in lists]
-    image = sum(max(0, MARGIN - score[i][i] + score[i][i + 3]) for i in range(3)) / 3
-    query = sum(max(0, MARGIN - score[i][i] + score[i + 3][i]) for i in range(3)) / 3
-    assert losses["negative_image"].item() == pytest.approx(float(image), abs=1e-5)
-    assert losses["negative_query"].item() == pytest.approx(float(query), abs=1e-5)
+    losses = small.losses("model1", model, batch)
+    (words, negative_words), (heads, negative_heads) = (
+        [[ids[ids > 0].tolist() for ids in part.ids] for part in (batch.queries, batch.negative_queries)],
+        [model.encode_images(part) for part in (batch.images, batch.negative_images)],
+    )
+    pairs = [by_definition(model, *own) for own in zip(words, heads, strict=True)]
+    with_image = [by_definition(model, *other) for other in zip(words, negative_heads, strict=True)]
+    with_query = [by_definition(model, *other) for other in zip(negative_words, heads, strict=True)]
+    for name, others in (("negative_image", with_image), ("negative_query", with_query)):
+        expected = sum(max(0, MARGIN - own + other) for own, other in zip(pairs, others, strict=True)) / 3
+        assert losses[name].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_what_moves_is_the_gru_the_score_and_the_images_dense_layers(model):
-    sum(model(small.batch()).values()).backward()
+    model.item.freeze_context()
+    sum(small.losses("model1", model, small.batch()).values()).backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     roots = {".".join(name.split(".")[:2]) for name in moved}
     assert roots == {"query.rnn", "item.dense", "item.dense_summary", "score.dense_summary"}

@@ -6,22 +6,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import multilabel.model
+import multilabel.criterion
 from kddcup.data.batch import Batch, RegionBatch, scale_boxes
+from kddcup.nn.words import trainable
 from kddcup.table.rows import Row
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from multilabel.description import describe
-from multilabel.model import MultiLabelClassifier, tagging_loss
+from multilabel.model import MultiLabelClassifier
 from tests import small
 from tests.conftest import assert_one_line_error, run_script
-
-START, END = 2, 3
 
 
 @pytest.fixture
 def model() -> MultiLabelClassifier:
     torch.manual_seed(0)
-    return MultiLabelClassifier(small.CONFIG, START, END).eval()
+    return MultiLabelClassifier(small.CONFIG).eval()
 
 
 def brute_force(logits, lists, negatives):
@@ -35,16 +34,16 @@ def brute_force(logits, lists, negatives):
 
 @pytest.mark.parametrize("negatives", [3, 1000])
 def test_the_tagging_loss_is_that_over_the_whole_vocabulary(monkeypatch, negatives):
-    monkeypatch.setattr(multilabel.model, "NEGATIVES", negatives)
+    monkeypatch.setattr(multilabel.criterion, "NEGATIVES", negatives)
     lists = [[4, 5, 4], [6], list(range(1, 20))]
     logits = 3 * torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-    found = tagging_loss(logits, small.queries(*lists).ids)
+    found = multilabel.criterion.tag(logits, small.queries(*lists).ids)
     assert found.item() == pytest.approx(brute_force(logits, lists, negatives), rel=1e-5)
 
 
 def test_gradients_are_finite_where_there_are_fewer_than_1000_other_words():
     logits = torch.randn(2, 20, requires_grad=True)
-    tagging_loss(logits, small.queries([4, 5, 6], [7]).ids).backward()
+    multilabel.criterion.tag(logits, small.queries([4, 5, 6], [7]).ids).backward()
     assert logits.grad.isfinite().all()
     assert (logits.grad[:, 0] == 0).all()
     assert (logits.grad[:, 1:] != 0).all()
@@ -52,13 +51,15 @@ def test_gradients_are_finite_where_there_are_fewer_than_1000_other_words():
 
 def test_a_words_logit_is_its_best_product_with_a_label_head(model):
     heads = model.encode_images(small.images(2, 3))
-    expected = [[max(float(head @ word) for head in one[1:]) for word in model.embed.weight] for one in heads]
-    torch.testing.assert_close(model.label_logits(heads), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    expected = [
+        [max(float(head @ word) for head in image[1:]) for word in model.embed.weight] for image in heads
+    ]
+    torch.testing.assert_close(model.tag(heads), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_candidates_score_the_log_probability_of_their_querys_words(model):
     heads = model.encode_images(small.images(2, 3, 1))
-    logits = model.label_logits(heads)
+    logits = model.tag(heads)
     found = model.score_candidates(small.queries([4, 5], [6]), torch.tensor([0, 1, 0]), heads)
     expected = [F.logsigmoid(logits[i, words]).sum() for i, words in enumerate([[4, 5], [6], [4, 5]])]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
@@ -67,7 +68,7 @@ def test_candidates_score_the_log_probability_of_their_querys_words(model):
 def caption_log_probability(model, head, words: list[int]) -> float:
     """Start, words, end, read one word at a time."""
     state, total = head[None, None], 0.0
-    for word, following in zip([START, *words], [*words, END], strict=True):
+    for word, following in zip([small.CONFIG.start, *words], [*words, small.CONFIG.end], strict=True):
         output, state = model.rnn(model.embed(torch.tensor([[word]])), state)
         logits = model.caption(output[0, 0]) @ model.embed.weight.T
         total += float(logits.log_softmax(0)[following])
@@ -78,12 +79,9 @@ def test_the_captioning_loss_reads_start_words_end(model):
     lists = [[4], [5, 6, 7]]
     images, queries = small.images(2, 3), small.queries(*lists)
     heads = model.encode_images(images)[:, 0]
-    expected = (
-        -sum(caption_log_probability(model, one, words) for one, words in zip(heads, lists, strict=True)) / 2
-    )
-    assert model(Batch(queries, images, np.arange(2)))["captioning"].item() == pytest.approx(
-        expected, rel=1e-5
-    )
+    probabilities = [caption_log_probability(model, *pair) for pair in zip(heads, lists, strict=True)]
+    found = small.losses("multilabel", model, Batch(queries, images, np.arange(2)))["captioning"]
+    assert found.item() == pytest.approx(-sum(probabilities) / 2, rel=1e-5)
 
 
 def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(model):
@@ -97,28 +95,28 @@ def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(mod
 def test_beam_search_finds_the_caption_that_was_learned(model):
     model.train()
     images, words = small.images(2, 5), small.queries([4, 5, 6], [7, 8])
-    optimizer = torch.optim.Adam((one for one in model.parameters() if one.requires_grad), 1e-2)
+    optimizer = torch.optim.Adam(trainable(model), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
-        sum(model(Batch(words, images, np.arange(2))).values()).backward()
+        sum(small.losses("multilabel", model, Batch(words, images, np.arange(2))).values()).backward()
         optimizer.step()
     model.eval()
     heads = model.encode_images(images)
-    best = [model.read_captions(one[0])[0] for one in heads]
+    best = [model.read_captions(image[0])[0] for image in heads]
     assert [words for _, words in best] == [[4, 5, 6], [7, 8]]
-    for (score, words), one in zip(best, heads, strict=True):
-        assert score == pytest.approx(caption_log_probability(model, one[0], words), abs=1e-3)
+    for (score, words), image in zip(best, heads, strict=True):
+        assert score == pytest.approx(caption_log_probability(model, image[0], words), abs=1e-3)
 
 
 def test_all_but_the_word_vectors_moves(model):
-    sum(model(Batch(small.queries([4, 5], [6]), small.images(2, 3), np.arange(2))).values()).backward()
+    sum(small.losses("multilabel", model, small.batch()).values()).backward()
     still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert still == {"embed.weight"}
 
 
 def show(trained, *flags: object):
-    told = ["--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel", *flags]
-    return run_script("multilabel", "validation.py", *told)
+    folders = ["--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel"]
+    return run_script("multilabel", "validation.py", *folders, *flags)
 
 
 def listed(trained, split: str) -> list[str]:
@@ -161,7 +159,7 @@ def test_a_description_has_the_sigmoid_of_the_logits(model):
     features, boxes = rng.random((2, 8), dtype=np.float32), np.float32([[0, 0, 5, 5], [1, 1, 9, 9]])
     row = Row(5, 10, 10, boxes, features, 1.0, np.zeros(2, np.int64), "red dress", *[0] * 5)
     images = RegionBatch.from_images([(features, scale_boxes(boxes, 10, 10))])
-    logits = model.label_logits(model.encode_images(images))[0]
+    logits = model.tag(model.encode_images(images))[0]
     shown = describe(row, model, vocabulary, torch.device("cpu"))
     assert shown.startswith("product 5, found under 'red dress'\n  tags: ")
     for tag in re.search("tags: (.*)", shown)[1].split(", "):

@@ -6,7 +6,7 @@ import torch
 from kddcup.config import ModelConfig
 from model1.model import WordImageModel
 from model2.model import SentenceImageModel
-from tests import published
+from tests import published, small
 
 TOLERANCE = 1e-4
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def sentence_model():
 @torch.inference_mode()
 def test_model1_scores_and_losses_are_those_of_the_published_code(word_model):
     golden, batch = published.GOLDEN["model1"], published.batch()
-    heads = word_model.encode_images(batch.images)
+    heads = word_model.encode_images(published.images(11, 12))
     own = torch.arange(8)
     positive, negative = published.queries(21), published.queries(22)
     found = {
@@ -37,9 +37,9 @@ def test_model1_scores_and_losses_are_those_of_the_published_code(word_model):
         "score_positive": word_model.score_candidates(positive, own, heads[:8]),
         "score_negative_image": word_model.score_candidates(positive, own, heads[8:]),
         "score_negative_query": word_model.score_candidates(negative, own, heads[:8]),
-        "cross_score": word_model.score.cross(*word_model.query(positive), positive.places, heads[:8]),
+        "cross_score": word_model.score.cross(word_model.query(positive), positive.lengths, heads[:8]),
     }
-    losses = word_model(batch)
+    losses = small.losses("model1", word_model, batch)
     found["loss_margin_ranking"] = losses["negative_image"] + losses["negative_query"]
     found["loss_contrastive"] = losses["contrastive_query"] + losses["contrastive_image"]
     compared = {name: differs(value, golden[name]) for name, value in found.items()}
@@ -51,14 +51,14 @@ def test_model1_scores_and_losses_are_those_of_the_published_code(word_model):
 @torch.inference_mode()
 def test_model2_scores_and_loss_are_those_of_the_published_code(sentence_model):
     golden, batch = published.GOLDEN["model2"], published.batch()
-    captions = sentence_model.encode_images(batch.images)
+    captions = sentence_model.encode_images(published.images(11, 12))
     own = torch.arange(8)
     positive, negative = published.queries(21), published.queries(22)
     found = {
         "score_positive": sentence_model.score_candidates(positive, own, captions[:8]),
         "score_negative_image": sentence_model.score_candidates(positive, own, captions[8:]),
         "score_negative_query": sentence_model.score_candidates(negative, own, captions[:8]),
-        "loss_bce": sentence_model(batch)["matching"],
+        "loss_bce": small.losses("model2", sentence_model, batch)["matching"],
     }
     compared = {name: differs(value, golden[name]) for name, value in found.items()}
     assert max(compared.values()) < TOLERANCE, compared
