@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+# Before PyTorch is: the models of tests are small, and threads that wait for one another by spinning make
+# everything slow where tests share their cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pytest
 from torch import nn
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 
 from kddcup.sample import SampleSettings, write_sample
 from kddcup.table.rows import COLUMNS, base64_text

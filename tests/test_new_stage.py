@@ -33,8 +33,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = read_files()
     stages = root / "kddcup" / "stages.py"
     table, entry = stages.read_text(), files.pop("kddcup/stages.py")
-    assert table.count("\n)\n\"\"\"") == 1
-    stages.write_text(table.replace("\n)\n\"\"\"", f"\n{entry})\n\"\"\""))
+    assert table.count('\n)\n"""') == 1
+    stages.write_text(table.replace('\n)\n"""', f'\n{entry})\n"""'))
     (root / "attention").mkdir()
     for name, text in files.items():
         (root / name).write_text(text)
