@@ -1,6 +1,7 @@
 """Stage 5: blend the models and write the submission.
 
-The weight is the first best of 100 on the valid table, as published, unless told otherwise. Examples:
+The weights are found on the valid table; of two models, by default, as published: the first best of a grid of
+100 weights. Examples:
 
     python ensemble.py --data_dir data/sample --resources_dir external_resources/sample
     python ensemble.py --search exact --normalize zscore
@@ -9,19 +10,32 @@ The weight is the first best of 100 on the valid table, as published, unless tol
 The last reads mine/test_a.json, mine/test_b.json and mine/test_c.json too.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError, run_script
-from kddcup.rank.blending import Normalization, contenders, normalize, pair_sources, read_models, weighted_sum
+from kddcup.rank.blend import Blend, BlendedModel, Figures, Search
+from kddcup.rank.blending import contenders
+from kddcup.rank.fusion import Normalization, normalize
 from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
-from kddcup.rank.predictions import Predictions, check_answered, ranking, read_answers, write_submission
+from kddcup.rank.predictions import (
+    Predictions,
+    check_answered,
+    ranking,
+    read_answers,
+    read_models,
+    write_submission,
+)
 from kddcup.rank.split import Split
 from kddcup.rank.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
+
+SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_exact}
 
 
 @dataclass
@@ -30,14 +44,15 @@ class EnsembleSettings:
 
     Args:
         data_dir: folder of the tables; their answers are read.
-        resources_dir: folder of the predictions of model1 and model2; submission.csv is written there.
+        resources_dir: folder of the predictions; submission.csv and blend.json are written there.
         split: the test table; its own answers, where it has some, are only reported on.
         search: how the weights are found on valid. grid tries the published 100 weights of two models. exact
-            finds the best of all weights of two, and for more the best that a coordinate search from several
-            starts comes to. By default grid, and exact with models. Beside the fitted NDCG@5 stands the
-            cross-validated one: the queries are dealt into five folds with a fixed seed, each fold is judged
+            finds the best of all weights of two. local finds good weights of any number of models, by exact
+            line searches from many starts; better ones may exist. By default grid for the two published
+            models, exact for two that --models names, and local for more. Beside the fitted NDCG@5 stands the
+            cross-validated one: the queries are dealt into five folds with a fixed seed, each fold is scored
             at the weights fitted on the other four, and the mean is over all queries.
-        models: the valid predictions of any number of models, instead of model1's and model2's.
+        models: valid predictions of any number of models, instead of those of all matchers.
         test_models: their test predictions, in the same order; by default the files beside them whose names
             have test_ in place of a leading valid_.
         normalize: what is done to the scores of each query, valid and test alike, before they are blended.
@@ -48,14 +63,23 @@ class EnsembleSettings:
     data_dir: str = "data"
     resources_dir: str = "external_resources"
     split: Literal["testA", "testB"] = "testB"
-    search: Literal["grid", "exact"] | None = None
+    search: Search | None = None
     models: list[str] = field(default_factory=list)
     test_models: list[str] = field(default_factory=list)
     normalize: Normalization = "none"
 
 
-def sources(settings: EnsembleSettings) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
-    """Each model's predictions of valid and those of test, as files and the commands that make them.
+class Source(NamedTuple):
+    """A model's predictions of the valid and the test table, and the command that makes them."""
+
+    name: str
+    valid: Path
+    test: Path
+    made_by: str
+
+
+def find_sources(settings: EnsembleSettings) -> list[Source]:
+    """The predictions of the models that are to be blended.
 
     Raises:
         UserError: it is not clear which test predictions go with those of valid.
@@ -64,7 +88,15 @@ def sources(settings: EnsembleSettings) -> tuple[list[tuple[Path, str]], list[tu
         if settings.test_models:
             raise UserError("--test_models needs --models, the valid predictions of the same models")
         folder = Path(settings.resources_dir)
-        return pair_sources(folder, "valid"), pair_sources(folder, "test")
+        return [
+            Source(
+                stage.name,
+                stage.predictions(folder, "valid"),
+                stage.predictions(folder, "test"),
+                f"cd {stage.name}; python validation.py",
+            )
+            for stage in stages.matchers()
+        ]
     valid, test = [Path(path) for path in settings.models], [Path(path) for path in settings.test_models]
     if not test:
         unclear = [path for path in valid if not path.name.startswith("valid_")]
@@ -78,16 +110,32 @@ def sources(settings: EnsembleSettings) -> tuple[list[tuple[Path, str]], list[tu
             f"--models names {len(valid)} files and --test_models {len(test)}: "
             "give one of each for a model, in the same order"
         )
-    made_by = "python validation.py"
-    return [(path, made_by) for path in valid], [(path, made_by) for path in test]
+    names = [path.stem.removeprefix("valid_").removeprefix("pred_") for path in valid]
+    if len(set(names)) < len(names):
+        names = settings.models
+    if len(set(names)) < len(names):
+        raise UserError("--models names a file twice: name each model once")
+    return [Source(*files, "python validation.py") for files in zip(names, valid, test, strict=True)]
 
 
-def read_normalized(files: list[tuple[Path, str]], how: Normalization) -> list[Predictions]:
-    """The models' predictions, the scores of each query normalized."""
-    return [normalize(predictions, how) for predictions in read_models(files)]
+def choose_search(settings: EnsembleSettings, models: int) -> Search:
+    """The search for the weights of so many models.
+
+    Raises:
+        UserError: the one asked for is of two models.
+    """
+    if settings.search is None:
+        if models != 2:
+            return "local"
+        return "exact" if settings.models else "grid"
+    if settings.search != "local" and models != 2:
+        raise UserError(
+            f"--search {settings.search} blends two models, and there are {models}: take --search local"
+        )
+    return settings.search
 
 
-def judged(split: Split, predictions: Predictions, source: Path) -> dict[str, list[int]]:
+def read_judged(split: Split, predictions: Predictions, source: Path) -> dict[str, list[int]]:
     """The answers of a split, for whose queries there are predictions, read from the file ``source``."""
     answers = read_answers(split.answers)
     check_answered(predictions, answers, (source, split.answers))
@@ -101,7 +149,7 @@ def print_table(rows: list[tuple[str, str]]) -> None:
         print(f"  {name:<{width}} {figure}")
 
 
-def show_weights(names: list[str], weights: list[float], search: str) -> None:
+def print_weights(names: list[str], weights: list[float], search: Search) -> None:
     """Print the weight of each model, that of a grid with its index."""
     if search == "grid":
         index = WEIGHTS.tolist().index(weights[0])
@@ -113,54 +161,75 @@ def show_weights(names: list[str], weights: list[float], search: str) -> None:
 
 def report(
     split: str,
-    names: list[str],
-    models: list[Predictions],
+    models: dict[str, Predictions],
     blended: Predictions,
     answers: dict[str, list[int]],
     validated: np.ndarray | None = None,
-) -> None:
+) -> Figures:
     """Print NDCG@5 of a random order, of each model and of the blend, with 95 % bootstrap intervals.
 
-    ``validated`` is that of the blend per query, cross-validated.
+    Args:
+        split: name of the table.
+        models: predictions by name.
+        blended: those of the blend.
+        answers: relevant product ids by query id.
+        validated: [queries] NDCG@5 of the blend, cross-validated.
+
+    Returns:
+        The means.
     """
-    print(f"NDCG@5 on {split} [95 % bootstrap interval over queries]")
-    rows = [("random order", f"{random_ndcg(ranking(models[0]), answers):.6f}")]
-    for name, predictions in zip([*names, "blend"], [*models, blended], strict=True):
-        rows.append((name, with_interval(ndcg_per_query(ranking(predictions), answers))))
+    ndcg = {name: ndcg_per_query(ranking(scores), answers) for name, scores in models.items()}
+    blend = ndcg_per_query(ranking(blended), answers)
+    random = random_ndcg(ranking(blended), answers)
+    rows = [("random order", f"{random:.6f}")]
+    rows += [(name, with_interval(per_query)) for name, per_query in [*ndcg.items(), ("blend", blend)]]
     if validated is not None:
         rows.append(("cross-validated", with_interval(validated)))
+    print(f"NDCG@5 on {split} [95 % bootstrap interval over queries]")
     print_table(rows)
+    return Figures(
+        random,
+        {name: float(per_query.mean()) for name, per_query in ndcg.items()},
+        float(blend.mean()),
+        None if validated is None else float(validated.mean()),
+    )
 
 
 def main() -> None:
-    """Find the weights, report, write the submission."""
+    """Find the weights, report, write the submission and what was blended."""
     settings = parse_settings(EnsembleSettings, __doc__)
     folder, data = Path(settings.resources_dir), Path(settings.data_dir)
-    names = settings.models or ["model1", "model2"]
-    search = settings.search or ("exact" if settings.models else "grid")
-    if search == "grid" and len(names) != 2:
-        raise UserError(
-            f"--search grid blends two models and --models names {len(names)}: take --search exact"
-        )
-    find = {"grid": search_grid, "exact": search_exact}[search]
+    sources = find_sources(settings)
+    search = choose_search(settings, len(sources))
+    names = [source.name for source in sources]
+    valid = read_models([(source.valid, source.made_by) for source in sources])
+    test = read_models([(source.test, source.made_by) for source in sources])
+    split = Split(data, "valid")
+    answers = read_judged(split, valid[0], sources[0].valid)
 
-    valid_files, test_files = sources(settings)
-    valid = read_normalized(valid_files, settings.normalize)
-    test = read_normalized(test_files, settings.normalize)
-    answers = judged(Split(data, "valid"), valid[0], valid_files[0][0])
-
-    candidates = contenders(valid, answers)
+    find = SEARCHES[search]
+    candidates = contenders([normalize(scores, settings.normalize) for scores in valid], answers)
     weights = find(candidates).tolist()
-    show_weights(names, weights, search)
-    submission = folder / "submission.csv"
-    blended = weighted_sum(test, weights)
-    write_submission(submission, blended)
+    print_weights(names, weights, search)
+    models = tuple(
+        BlendedModel(source.name, source.valid, source.test, weight)
+        for source, weight in zip(sources, weights, strict=True)
+    )
+    blend = Blend(models, settings.normalize, search, settings.split, figures={})
 
+    figures = {}
     validated = cross_validated(find, candidates) if len(answers) > 1 else None
-    report("valid", names, valid, weighted_sum(valid, weights), answers, validated)
-    split = Split(data, settings.split)
+    figures["valid"] = report(
+        "valid", dict(zip(names, valid, strict=True)), blend.apply(valid), answers, validated
+    )
+    split, blended = Split(data, settings.split), blend.apply(test)
     if split.answers.is_file():
-        report(split.name, names, test, blended, judged(split, test[0], test_files[0][0]))
+        answers = read_judged(split, test[0], sources[0].test)
+        figures[split.name] = report(split.name, dict(zip(names, test, strict=True)), blended, answers)
+
+    submission = folder / "submission.csv"
+    write_submission(submission, blended)
+    dataclasses.replace(blend, figures=figures).write(folder)
     print(f"submission: {submission}")
 
 

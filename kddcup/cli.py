@@ -30,6 +30,26 @@ class Parser(ArgumentParser):
         raise UserError(f"{message}; see --help") from ex
 
 
+class _FlagValues(list):
+    """Values that flags gave."""
+
+
+class _ListAction(argparse.Action):
+    """Makes ``--models A --models B`` the same as ``--models A B``; what a YAML file lists is replaced."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        if not isinstance(before, _FlagValues):
+            before = ()
+        setattr(namespace, self.dest, _FlagValues([*before, *values]))
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the lines of the description, in which the examples are."""
 
@@ -116,7 +136,7 @@ def _describe_flag(kind: Any) -> dict[str, Any]:
     if kind is bool:
         return {"action": "store_true"}
     if kind in (list[int], list[str]):
-        return {"type": get_args(kind)[0], "nargs": "+"}
+        return {"type": get_args(kind)[0], "nargs": "+", "action": _ListAction}
     choices = [name for option in get_args(kind) for name in get_args(option)]
     if choices:  # of a Literal that may be None
         return {"type": kind, "metavar": f"{{{','.join(choices)}}}"}
@@ -124,7 +144,9 @@ def _describe_flag(kind: Any) -> dict[str, Any]:
 
 
 def _make_plain(value: Any) -> Any:
-    """A number of jsonargparse's restricted types as a plain one, which a checkpoint can hold."""
+    """A number of jsonargparse's restricted types, or a list of flags, as a plain one for a checkpoint."""
+    if isinstance(value, list):
+        return list(value)
     for number in (float, int):
         if isinstance(value, number) and not isinstance(value, bool):
             return number(value)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from kddcup.io.errors import UserError
-from kddcup.rank.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, normalize, read_pair
+from kddcup.rank.blend import Blend, BlendedModel, Figures
+from kddcup.rank.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, read_pair
+from kddcup.rank.fusion import normalize
 from kddcup.rank.metrics import ndcg_per_query
 from kddcup.rank.predictions import ranking, read_answers
 from tests.conftest import SHARED, assert_one_line_error, run_script
@@ -255,6 +257,134 @@ def test_normalized_scores_are_fitted_and_submitted(tmp_path):
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
 
 
+def test_what_was_blended_is_written_beside_the_submission(tmp_path):
+    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
+    assert done.returncode == 0, done.stderr
+    second = 1 / np.log2(3)
+    expected = {
+        # Query 4 has 3 candidates and 1 answer, query 2 the same: each rank is as likely as the others.
+        "random": (1 + second + 0.5) / 3,
+        "models": {"model1": (second + 1) / 2, "model2": 0.75},
+        "blend": 1.0,
+        "cross_validated": 0.75,
+    }
+    content = json.loads((tmp_path / "blend.json").read_text())
+    figures = content.pop("ndcg@5")
+    assert content == {
+        "models": [
+            {
+                "name": f"model{number}",
+                "valid": f"valid_pred_model{number}.json",
+                "test": f"test_pred_model{number}.json",
+                "weight": weight,
+            }
+            for number, weight in ((1, WEIGHTS[35]), (2, 1 - WEIGHTS[35]))
+        ],
+        "normalize": "none",
+        "search": "grid",
+        "split": "testB",
+    }
+    assert list(figures) == ["valid", "testB"]
+    assert figures["valid"].pop("models") == pytest.approx(expected.pop("models"))
+    assert figures["valid"] == pytest.approx(expected)
+    assert figures["testB"]["blend"] == pytest.approx(second)
+    assert figures["testB"]["cross_validated"] is None
+
+
+def write_blend(folder):
+    """A blend of three models, one of them from another folder, and its files."""
+    other = folder.parent / "other"
+    for place in (folder, other):
+        place.mkdir(parents=True)
+    models = []
+    for name, place, weight in (("a", folder, 0.5), ("b", folder, 0.0), ("c", other, 0.5)):
+        models.append(BlendedModel(name, place / f"valid_{name}.json", place / f"test_{name}.json", weight))
+        for path in (models[-1].valid, models[-1].test):
+            path.write_text(json.dumps(MODEL1))
+    figures = {"valid": Figures(0.1, {"a": 0.5, "b": 0.25, "c": 0.125}, 0.75, 0.5)}
+    blend = Blend(tuple(models), "zscore", "local", "testA", figures)
+    blend.write(folder)
+    return blend
+
+
+def test_a_blend_comes_back_as_it_was_written_also_where_its_folders_were_moved(tmp_path):
+    written = write_blend(tmp_path / "here" / "resources")
+    (tmp_path / "here").rename(tmp_path / "there")
+    read = Blend.read(tmp_path / "there" / "resources")
+    assert [path.resolve() for path in read.paths("valid")] == [
+        tmp_path / "there" / path.relative_to(tmp_path / "here") for path in written.paths("valid")
+    ]
+    assert [model.name for model in read.models] == ["a", "b", "c"]
+    assert read.weights == [0.5, 0.0, 0.5]
+    fields = ("normalize", "search", "split", "figures")
+    assert [getattr(read, name) for name in fields] == [getattr(written, name) for name in fields]
+    assert read.read_models("testA") == [pairs({"4": MODEL1["4"], "2": MODEL1["2"]})] * 3
+
+
+def break_blend(content, *keys, value=None):
+    """Replace what stands at ``keys``, or remove it."""
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    if value is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"keys": [key]} for key in ("models", "normalize", "search", "split", "ndcg@5")),
+        *({"keys": ["models", 0, key]} for key in ("name", "valid", "test", "weight")),
+        *({"keys": ["ndcg@5", "valid", key]} for key in ("random", "models", "blend", "cross_validated")),
+        {"keys": ["models"], "value": []},
+        {"keys": ["models"], "value": 3},
+        {"keys": ["models", 1, "name"], "value": "a"},
+        {"keys": ["models", 1, "name"], "value": 7},
+        {"keys": ["models", 1, "valid"], "value": 7},
+        {"keys": ["models", 1, "weight"], "value": "nan"},
+        {"keys": ["models", 1, "weight"], "value": True},
+        {"keys": ["models", 1, "weight"], "value": 10**400},
+        {"keys": ["normalize"], "value": "no"},
+        {"keys": ["normalize"], "value": []},
+        {"keys": ["search"], "value": "guess"},
+        {"keys": ["split"], "value": 3},
+        {"keys": ["ndcg@5", "valid", "models"], "value": {"a": 0.5}},
+        {"keys": ["ndcg@5", "valid", "blend"], "value": "high"},
+        {"keys": ["ndcg@5"], "value": {}},
+    ],
+    ids=str,
+)
+def test_a_blend_of_another_form_is_refused(tmp_path, change):
+    write_blend(tmp_path / "resources")
+    path = tmp_path / "resources" / "blend.json"
+    content = json.loads(path.read_text())
+    break_blend(content, *change["keys"], value=change.get("value"))
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        Blend.read(tmp_path / "resources")
+    assert str(caught.value) == f"{path} does not describe a blend: run 'python ensemble.py'"
+
+
+def test_a_blend_that_is_absent_torn_or_of_absent_files_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"blend\.json does not exist: run 'python ensemble\.py'"):
+        Blend.read(tmp_path)
+    folder = tmp_path / "resources"
+    blend = write_blend(folder)
+    content = (folder / "blend.json").read_text()
+    (folder / "blend.json").write_text(content[:50])
+    with pytest.raises(UserError, match=r"blend\.json is not JSON .*: run 'python ensemble\.py'"):
+        Blend.read(folder)
+    (folder / "blend.json").write_text("[]")
+    with pytest.raises(UserError, match=r"blend\.json does not describe a blend"):
+        Blend.read(folder)
+    (folder / "blend.json").write_text(content)
+    blend.models[1].test.unlink()
+    with pytest.raises(UserError, match=r"test_b\.json does not exist, but .*blend\.json names it: run"):
+        Blend.read(folder)
+
+
 def run_models(folder, *names):
     return run(folder, "--models", *(folder / f"{name}.json" for name in names))
 
@@ -275,12 +405,7 @@ def test_any_number_of_models_is_blended(tmp_path):
     done = run_models(tmp_path, *names)
     assert done.returncode == 0, done.stderr
     weights = [
-        float(
-            re.search(
-                rf"^  {re.escape(str(tmp_path))}/{name}\.json +(\d\.\d{{6}})$", done.stdout, re.MULTILINE
-            )[1]
-        )
-        for name in names
+        float(re.search(rf"^  {name} +(\d\.\d{{6}})$", done.stdout, re.MULTILINE)[1]) for name in models
     ]
     assert sum(weights) == pytest.approx(1, abs=2e-6)
     assert min(weights) > 2 / 7
@@ -293,8 +418,25 @@ def test_two_models_may_be_blended_on_the_grid_and_named_freely(tmp_path):
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     done = run(tmp_path, "--search", "grid", "--models", *paths, "--test_models", *paths)
     assert done.returncode == 0, done.stderr
-    assert f"best weight of {paths[0]} on valid: 0.353535 (index 35)" in done.stdout
+    assert "best weight of one on valid: 0.353535 (index 35)" in done.stdout
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
+
+
+def test_models_may_be_named_by_one_flag_or_by_several(tmp_path):
+    write_inputs(tmp_path, one=MODEL1, two=MODEL2)
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    done = run(tmp_path, "--models", one, "--models", two, "--test_models", one, "--test_models", two)
+    assert done.returncode == 0, done.stderr
+    assert [model.name for model in Blend.read(tmp_path).models] == ["one", "two"]
+
+
+def test_models_whose_files_have_one_name_keep_their_folders(tmp_path):
+    for folder in ("x", "y"):
+        write_inputs(tmp_path / folder)
+    write_inputs(tmp_path)
+    paths = [tmp_path / folder / "valid_pred_model1.json" for folder in ("x", "y")]
+    assert run(tmp_path, "--models", *paths).returncode == 0
+    assert [model.name for model in Blend.read(tmp_path).models] == list(map(str, paths))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +449,14 @@ def test_two_models_may_be_blended_on_the_grid_and_named_freely(tmp_path):
             ["names 1 files", "--test_models 2"],
         ),
         (["--test_models", "a.json"], ["--test_models needs --models"]),
-        (["--models", "a.json", "b.json", "c.json", "--search", "grid"], ["--search exact"]),
+        (["--models", "valid_x.json", "valid_x.json"], ["--models names a file twice"]),
+        *(
+            (
+                ["--models", "valid_a.json", "valid_b.json", "valid_c.json", "--search", search],
+                [f"--search {search} blends two models, and there are 3", "--search local"],
+            )
+            for search in ("grid", "exact")
+        ),
     ],
 )
 def test_models_that_do_not_fit_end_in_one_line(tmp_path, args, expected):

@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from kddcup.io.errors import UserError
+from kddcup.rank.fusion import weighted_sum
 from kddcup.rank.line_search import Curve
 from kddcup.rank.metrics import IDEALS, K
-from kddcup.rank.predictions import Predictions, read_predictions
+from kddcup.rank.predictions import Predictions, read_models
 from kddcup.rank.weight_search import WEIGHTS, Contenders, grid_weights
-
-Normalization = Literal["none", "minmax", "zscore", "rank"]
 
 
 def blend(model1: Predictions, model2: Predictions, weight: float) -> Predictions:
@@ -24,63 +21,6 @@ def blend(model1: Predictions, model2: Predictions, weight: float) -> Prediction
         weight: of model1, from 0 to 1.
     """
     return weighted_sum((model1, model2), (weight, 1 - weight))
-
-
-def weighted_sum(models: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
-    """The sum of weight · score over models; of equal scores the earlier in the first model stands first.
-
-    Args:
-        models: each the scores of the same candidates by query.
-        weights: one for each model.
-    """
-    blended = {}
-    for query, candidates in models[0].items():
-        total = {product: weights[0] * score for product, score in candidates}
-        for weight, model in zip(weights[1:], models[1:], strict=True):
-            for product, score in model[query]:
-                total[product] += weight * score
-        blended[query] = sorted(total.items(), key=lambda candidate: -candidate[1])
-    return blended
-
-
-def normalize(predictions: Predictions, how: Normalization) -> Predictions:
-    """The scores of each query on a scale of its own; the order stays.
-
-    With s a score, and over the n candidates of its query:
-
-    - ``none``: s
-    - ``minmax``: (s − min) / (max − min)
-    - ``zscore``: (s − mean) / σ, with σ² the mean of (s − mean)²
-    - ``rank``: (r − 1) / (n − 1), with r the rank from 1 for the lowest score to n for the highest, and for
-      equal scores the mean of their ranks
-
-    Where all scores of a query are equal they become 0, unless ``none``.
-
-    Args:
-        predictions: scores by query.
-        how: one of the four.
-    """
-    if how == "none":
-        return predictions
-    normalized = {}
-    for query, candidates in predictions.items():
-        products, scores = zip(*candidates, strict=True)
-        normalized[query] = list(zip(products, _normalized(np.array(scores), how).tolist(), strict=True))
-    return normalized
-
-
-def _normalized(scores: np.ndarray, how: Normalization) -> np.ndarray:
-    if scores.min() == scores.max():
-        return np.zeros_like(scores)
-    # By a power of two, so that nothing overflows and nothing is rounded.
-    scores = np.ldexp(scores, -np.frexp(np.abs(scores).max())[1] - 1)
-    if how == "minmax":
-        return (scores - scores.min()) / (scores.max() - scores.min())
-    if how == "zscore":
-        return (scores - scores.mean()) / scores.std()
-    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    rank = count.cumsum() - (count - 1) / 2
-    return (rank[place] - 1) / (len(scores) - 1)
 
 
 def best_weight(
@@ -143,36 +83,3 @@ def read_pair(folder: Path, name: str) -> tuple[Predictions, Predictions]:
     """Model1's and model2's predictions of ``valid`` or ``test``; errors as in :func:`read_models`."""
     model1, model2 = read_models(pair_sources(folder, name))
     return model1, model2
-
-
-def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
-    """The predictions of several models for the same candidates.
-
-    Args:
-        sources: each model's file, and the command that makes it.
-
-    Raises:
-        UserError: a file cannot be read, or one lacks a query or a candidate that another has.
-    """
-    models = [read_predictions(path, made_by) for path, made_by in sources]
-    paths = [path for path, _ in sources]
-    for model, path in zip(models[1:], paths[1:], strict=True):
-        _check_complete(models[0], paths[0], model, path)
-        _check_complete(model, path, models[0], paths[0])
-    return models
-
-
-def _check_complete(one: Predictions, path: Path, other: Predictions, source: Path) -> None:
-    """See that ``one``, read from ``path``, has all candidates of ``other``, read from ``source``."""
-    for query, candidates in other.items():
-        if query not in one:
-            raise UserError(
-                f"{path} lacks query {query}, which {source} has: "
-                "make both with 'python validation.py' from one table"
-            )
-        missing = dict(candidates).keys() - dict(one[query]).keys()
-        if missing:
-            raise UserError(
-                f"{path} lacks product {min(missing)} under query {query}, which {source} has: "
-                "make both with 'python validation.py' from one table"
-            )

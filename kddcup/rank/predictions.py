@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kddcup.io.errors import UserError
@@ -57,6 +57,39 @@ def _is_id(product: object) -> bool:
     if isinstance(product, str):
         return product.isdecimal() and len(product) <= MAX_DIGITS
     return type(product) is int and abs(product) < 10**MAX_DIGITS
+
+
+def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
+    """The predictions of several models for the same candidates.
+
+    Args:
+        sources: each model's file, and the command that makes it.
+
+    Raises:
+        UserError: a file cannot be read, or one lacks a query or a candidate that another has.
+    """
+    models = [read_predictions(path, made_by) for path, made_by in sources]
+    paths = [path for path, _ in sources]
+    for model, path in zip(models[1:], paths[1:], strict=True):
+        _check_candidates(models[0], paths[0], model, path)
+        _check_candidates(model, path, models[0], paths[0])
+    return models
+
+
+def _check_candidates(model: Predictions, path: Path, other: Predictions, other_path: Path) -> None:
+    """See that the first model has all candidates of the other."""
+    for query, candidates in other.items():
+        if query not in model:
+            raise UserError(
+                f"{path} lacks query {query}, which {other_path} has: "
+                "make both with 'python validation.py' from one table"
+            )
+        missing = dict(candidates).keys() - dict(model[query]).keys()
+        if missing:
+            raise UserError(
+                f"{path} lacks product {min(missing)} under query {query}, which {other_path} has: "
+                "make both with 'python validation.py' from one table"
+            )
 
 
 def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
