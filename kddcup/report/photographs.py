@@ -5,10 +5,10 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from kddcup.io.errors import UserError
+from kddcup.pictures.decode import BadPictureError, open_picture
 
 LONGEST_SIDE = 240
 """In pixels; a picture is about half as large on the page."""
@@ -37,12 +37,10 @@ def read_photographs(folder: Path, products: Collection[int]) -> dict[int, str]:
 
 def _small(path: Path) -> str:
     try:
-        with Image.open(path) as photograph:
-            photograph.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))  # a JPEG is decoded at about that size
-            upright = ImageOps.exif_transpose(photograph).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = open_picture(path, LONGEST_SIDE).image
+    except BadPictureError as error:
         raise UserError(f"{path} is no image that can be read ({error}): mend it or take it out") from None
-    upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
-    upright.save(buffer, "webp", quality=QUALITY)
+    image.save(buffer, "webp", quality=QUALITY)
     return base64.b64encode(buffer.getvalue()).decode()
