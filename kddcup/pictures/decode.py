@@ -3,7 +3,6 @@
 import os
 import stat
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
