@@ -1,11 +1,15 @@
 """What tests share: tables made by hand, the embedded sample, and scripts run as a user runs them."""
 
+import contextlib
+import importlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 # Before PyTorch is: the models of tests are small, and threads that wait for one another by spinning make
@@ -71,6 +75,16 @@ def run_script(folder: str, *args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def call_main(module: str, *args: object) -> str:
+    """Run a script, ``model1.train`` say, in this process, to save its start; gives what it printed."""
+    folder, _, script = module.rpartition(".")
+    printed = io.StringIO()
+    argv = [f"{script}.py", *map(str, args)]
+    with contextlib.chdir(ROOT / folder), contextlib.redirect_stdout(printed), mock.patch("sys.argv", argv):
+        importlib.import_module(module).main()
+    return printed.getvalue()
+
+
 def assert_one_line_error(done: subprocess.CompletedProcess[str], *expected: object) -> None:
     """A user's mistake: exit code 1 and one line on stderr, which has all that is expected in it."""
     assert done.returncode == 1, done.stderr
@@ -94,22 +108,10 @@ def trained(sample_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     data, checkpoints = folder / "data", folder / "multilabel"
     shutil.copytree(sample_dir, data)
-    stage1 = ("preprocess.py", "--data_dir", data, "--size", "small", "--tokenizer", "lexicon")
-    train = (
-        "train.py",
-        "--data_dir",
-        data,
-        "--checkpoints_dir",
-        checkpoints,
-        "--epochs",
-        1,
-        "--use_epoch",
-        0,
-    )
-    export = ("export_model.py", "--checkpoints_dir", checkpoints, "--out_path", folder / "encoder.pth")
-    for place, command in ((".", stage1), ("multilabel", train), ("multilabel", export)):
-        done = run_script(place, *command)
-        assert done.returncode == 0, done.stderr
+    saved = ("--checkpoints_dir", checkpoints)
+    call_main("preprocess", "--data_dir", data, "--size", "small", "--tokenizer", "lexicon")
+    call_main("multilabel.train", "--data_dir", data, *saved, "--epochs", 1, "--use_epoch", 0)
+    call_main("multilabel.export_model", *saved, "--out_path", folder / "encoder.pth")
     return folder
 
 

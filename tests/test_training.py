@@ -2,48 +2,45 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from kddcup.cli import parse_settings
-from kddcup.config import MatcherSettings, PretrainSettings
-from kddcup.data.batch import Batch
+from kddcup import stages
 from kddcup.data.corpus import open_info
 from kddcup.data.loader import TrainLoader
-from kddcup.data.sampling import NegativeSampler, Toss
+from kddcup.data.sampling import NegativeRule, NegativeSampler
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
-from kddcup.train.checkpoint import RunConfig
 from kddcup.train.data import TrainingData
-from kddcup.train.matching import MatcherData
-from kddcup.train.processes import Process
-from kddcup.train.trainer import Trainer
-from model1.model import WordImageModel
-from model2.model import SentenceImageModel
-from multilabel.model import MultiLabelClassifier
-from multilabel.train import parameter_groups
 from tests import small
-from tests.conftest import run_script
+from tests.conftest import call_main, run_script
 
 CPU = torch.device("cpu")
-TOSS = Toss(once=True, cluster_from_all=0.0)
-
-
-def settings(trained, *flags: str) -> MatcherSettings:
-    told = ["--data_dir", str(trained / "data"), "--encoder", str(trained / "encoder.pth"), *flags]
-    return parse_settings(MatcherSettings, None, "model1", lambda _: "small", told)
+RULE = NegativeRule(one_toss=True, cluster_from_all=0.0)
 
 
 def loader(trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True) -> TrainLoader:
-    corpus, told = open_info(trained / "data").corpus, settings(trained, *flags)
-    sampler = NegativeSampler(corpus, TOSS, told.seed) if negatives else None
+    corpus, settings = open_info(trained / "data").corpus, small.settings(*flags)
+    sampler = NegativeSampler(corpus, RULE, settings.seed) if negatives else None
     store = RegionStore(trained / "data" / "features")
-    return TrainLoader(corpus, store, corpus.tokens, told, rank, ranks, sampler)
+    return TrainLoader(corpus, store, corpus.tokens, settings, rank, ranks, sampler)
+
+
+def train(trained, stage: str, out, *flags: object) -> str:
+    """Train a stage on the sample, by ``train.py``; gives what it printed."""
+    folders = ["--data_dir", trained / "data", "--checkpoints_dir", out]
+    folders += ["--encoder", trained / "encoder.pth"] if stage != "multilabel" else []
+    return call_main(f"{stage}.train", *folders, *flags)
+
+
+def read_checkpoint(folder: Path, epoch: int = 0) -> dict:
+    return torch.load(folder / f"model-epoch{epoch}.pth", weights_only=True)
 
 
 @pytest.mark.parametrize("stage", ["model1", "model2"])
@@ -87,10 +84,11 @@ def test_a_query_occurs_once_in_a_batch_with_negatives_and_as_often_as_drawn_wit
     rows = np.flatnonzero(corpus.row_query == busiest)
     assert len(rows) > 1
     other = np.flatnonzero(corpus.row_query != busiest)[:1]
-    batch = loader(trained).batch(np.concatenate([rows, other]), 0)[0]
-    assert len(batch.queries) == len(batch.images) == 4
-    tagging = loader(trained, negatives=False).batch(np.concatenate([rows, other]), 0)[0]
-    assert len(tagging.queries) == len(rows) + 1
+    (batch,) = loader(trained).batch(np.concatenate([rows, other]), 0)
+    parts = (batch, batch.images, batch.negative_queries, batch.negative_images)
+    assert [len(part) for part in parts] == [2] * 4
+    (tagging,) = loader(trained, negatives=False).batch(np.concatenate([rows, other]), 0)
+    assert (len(tagging), tagging.negative_queries) == (len(rows) + 1, None)
 
 
 def test_rows_without_words_are_left_out(trained):
@@ -99,18 +97,16 @@ def test_rows_without_words_are_left_out(trained):
     corpus.tokens.values[start:end] = 999
     store = RegionStore(trained / "data" / "features")
     silent = corpus.tokens.drop(999)
-    found = TrainLoader(corpus, store, silent, settings(trained, "--batch_size", "1"), 0, 1)
-    assert set(np.flatnonzero(corpus.row_query == 0)) == set(range(len(corpus.row_query))) - set(
-        found.rows(0).ravel().tolist()
-    )
+    found = TrainLoader(corpus, store, silent, small.settings("--batch_size", "1"), 0, 1).rows(0)
+    assert np.sort(found.ravel()).tolist() == np.flatnonzero(corpus.row_query != 0).tolist()
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_batches_are_prefetched_in_order_by_a_thread_or_by_workers(trained, workers):
-    told = loader(trained, "--workers", workers)
-    rows = told.rows(3)
-    for (batch,), expected in zip(told.epoch(3, CPU), rows[:3], strict=False):
-        (alone,) = told.batch(expected, 3)
+    batches = loader(trained, "--workers", workers)
+    rows = batches.rows(3)
+    for (batch,), expected in zip(batches.epoch(3, CPU), rows[:3], strict=False):
+        (alone,) = batches.batch(expected, 3)
         assert torch.equal(batch.queries.ids, alone.queries.ids)
         assert torch.equal(batch.images.features, alone.images.features)
 
@@ -130,109 +126,70 @@ def test_too_few_rows_for_a_batch_are_refused(trained):
         loader(trained, "--batch_size", "100000")
 
 
-def matcher(trained, build, *flags: str) -> tuple[MatcherData, Trainer]:
-    told = settings(trained, *flags)
-    made = MatcherData.open(told, Process(0, 1, CPU))
-    model = build(made.config.model)
-    made.load_encoder(model.item)
-    return made, Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
-
-
-def rates(trainer: Trainer, batch: list[Batch]) -> list[list[float]]:
-    """Of each group, in epochs 0, 1 and 2."""
-    found = []
-    for epoch in range(3):
-        trainer.steps(epoch, small.Batches([batch]))
-        found.append([group["lr"] for group in trainer.optimizer.param_groups])
+@pytest.fixture(scope="module")
+def decayed(trained, tmp_path_factory) -> dict[str, tuple[str, list[dict]]]:
+    """Per stage, what three epochs at rates of their own print, and their checkpoints."""
+    found = {}
+    for stage in ("multilabel", "model1", "model2"):
+        out = tmp_path_factory.mktemp(stage)
+        flags = ["--rate", 0.1, "--gamma", 0.5, "--weight_decay", 0.2, "--batch_size", 300]
+        flags += ["--encoder_rate", 0.01] if stage != "multilabel" else []
+        printed = train(trained, stage, out, *flags, "--epochs", 3, "--use_epoch", 0)
+        found[stage] = printed, [read_checkpoint(out, epoch) for epoch in range(3)]
     return found
 
 
-def moved(trainer: Trainer, batch: list[Batch]) -> set[str]:
-    """The modules whose parameters a step changes, by the first two parts of their names."""
-    before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
-    trainer.step(batch)
-    after = trainer.module.state_dict()
-    return {".".join(name.split(".")[:2]) for name in before if not torch.equal(before[name], after[name])}
-
-
-@pytest.mark.parametrize("build", [WordImageModel, SentenceImageModel])
-def test_rates_and_weight_decay_of_the_matchers_groups(trained, build):
-    flags = ["--rate", "0.1", "--encoder_rate", "0.01", "--gamma", "0.5", "--weight_decay", "0.2"]
-    made, trainer = matcher(trained, build, *flags)
-    assert rates(trainer, made.loader(TOSS).batch(np.arange(4), 0)) == [
-        [0.01, 0.1],
-        [0.01, 0.1],
-        [0.005, 0.05],
-    ]
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.2, 0]
-    names = {id(one): name.split(".")[0] for name, one in trainer.module.named_parameters()}
-    image, rest = ({names[id(one)] for one in group["params"]} for group in trainer.optimizer.param_groups)
-    assert image == {"item"}
-    assert "item" not in rest
-
-
 @pytest.mark.parametrize(
-    ("build", "parts"),
+    ("stage", "rates", "decays"),
     [
-        (WordImageModel, {"query.rnn", "score.dense_summary"}),
-        (SentenceImageModel, {"score.rnn", "score.dense"}),
+        ("multilabel", ["item+rnn+caption 0.1"] * 2 + ["item+rnn+caption 0.05"], [0.2]),
+        ("model1", ["item 0.01, query+score 0.1"] * 2 + ["item 0.005, query+score 0.05"], [0.2, 0]),
+        ("model2", ["item 0.01, score 0.1"] * 2 + ["item 0.005, score 0.05"], [0.2, 0]),
     ],
 )
-def test_a_step_of_a_matcher_moves_what_is_trained_and_nothing_else(trained, build, parts):
-    made, trainer = matcher(trained, build)
-    batch = made.loader(TOSS).batch(np.arange(8), 0)
-    assert moved(trainer, batch) == parts | {"item.dense", "item.dense_summary"}
+def test_rates_and_weight_decay_of_a_stages_groups(decayed, stage, rates, decays):
+    printed, checkpoints = decayed[stage]
+    assert re.findall(r"  rate (.*?)  ", printed) == rates
+    assert [group["weight_decay"] for group in checkpoints[0]["optimizer"]["param_groups"]] == decays
+
+
+@pytest.mark.parametrize("stage", ["multilabel", "model1", "model2"])
+def test_training_moves_what_is_trained_and_nothing_else(decayed, stage):
+    _, (before, _, after) = decayed[stage]
+    parts = stages.find(stage).parts or ("model",)
+    still = {
+        f"{part}.{name}"
+        for part in parts
+        for name, value in before[part].items()
+        if torch.equal(value, after[part][name])
+    }
+    frozen = {"multilabel": ["model.embed"], "model1": ["query.embed", "query.norm"]}
+    context = [f"item.{name}" for name in ("box_encoding", "norm", "encoders", "activations", "ffs")]
+    roots = frozen.get(stage, ["score.embed", "score.norm"]) + (context if stage != "multilabel" else [])
+    names = [f"{part}.{name}" for part in parts for name in before[part]]
+    assert still == {name for name in names if name.startswith(tuple(f"{root}." for root in roots))}
 
 
 @pytest.mark.parametrize("stage", ["multilabel", "model2"])
-def test_micro_batches_make_the_update_of_the_whole_batch(trained, stage):
-    updates = []
-    for accumulate in (1, 3):
-        torch.manual_seed(0)
-        told = settings(trained, "--dropout", "0")
-        made = MatcherData.open(told, Process(0, 1, CPU))
-        if stage == "model2":
-            model, batches = SentenceImageModel(made.config.model), made.loader(TOSS, accumulate)
-            made.load_encoder(model.item)
-        else:
-            model = MultiLabelClassifier(made.config.model, 2, 3)
-            model.set_words(made.data.info.words)
-            corpus, store = made.data.info.corpus, made.data.store
-            batches = TrainLoader(corpus, store, corpus.tokens, told, 0, 1, accumulate=accumulate)
-        trainer = Trainer(made.process, model, made.parameter_groups(model), {}, told, made.config)
-        batch = batches.batch(np.arange(20), 0)
-        assert len(batch) == accumulate
-        losses = trainer.step(batch)
-        gradients = [one.grad for one in model.parameters() if one.grad is not None]
-        updates.append((losses, gradients, np.sort(np.concatenate([part.products for part in batch]))))
-    torch.testing.assert_close(updates[0][0], updates[1][0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(updates[0][1], updates[1][1], atol=1e-5, rtol=1e-4)
-    np.testing.assert_array_equal(updates[0][2], updates[1][2])
+def test_micro_batches_make_the_update_of_their_batch(trained, tmp_path, stage):
+    flags = ["--dropout", 0, "--batch_size", 20, "--max_steps", 1, "--accumulate"]
+    printed = {count: train(trained, stage, tmp_path / str(count), *flags, count) for count in (1, 3)}
+    losses = [re.search(r"epoch 0: (.*)  valid", text)[1] for text in printed.values()]
+    numbers = [[float(number) for number in re.findall(r"\d+\.\d+", line)] for line in losses]
+    assert numbers[0] == pytest.approx(numbers[1], abs=2e-4)
+    # Of one step: the gradients.
+    moments = [
+        [state["exp_avg"] for state in read_checkpoint(tmp_path / count)["optimizer"]["state"].values()]
+        for count in ("1", "3")
+    ]
+    torch.testing.assert_close(*moments, atol=1e-6, rtol=1e-4)
 
 
-def test_a_step_in_bf16_changes_float32_parameters(trained):
-    made, trainer = matcher(trained, WordImageModel, "--precision", "bf16")
-    batch = made.loader(TOSS).batch(np.arange(8), 0)
-    assert "item.dense" in moved(trainer, batch)
-    assert {one.dtype for one in trainer.module.parameters()} == {torch.float32}
-
-
-def test_stage_2_trains_all_but_the_word_vectors_at_one_rate(trained):
-    told = parse_settings(
-        PretrainSettings, None, "multilabel", lambda _: "small", ["--rate", "0.1", "--gamma", "0.5"]
-    )
-    data = TrainingData.open(str(trained / "data"))
-    config = data.config(told, "small")
-    vocabulary = data.info.vocabulary
-    model = MultiLabelClassifier(config.model, vocabulary.start, vocabulary.end)
-    trainer = Trainer(Process(0, 1, CPU), model, parameter_groups(model, told), {}, told, config)
-    batch = loader(trained, negatives=False).batch(np.arange(8), 0)
-    encoder = {f"item.{name}" for name, _ in model.item.named_children()}
-    assert moved(trainer, batch) == encoder | {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0"} | {
-        *("rnn.bias_hh_l0", "caption.0", "caption.1", "caption.3")
-    }
-    assert rates(trainer, batch) == [[0.1], [0.1], [0.05]]
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [1e-6]
+def test_a_step_in_bf16_changes_float32_parameters(trained, tmp_path):
+    train(trained, "model1", tmp_path, "--precision", "bf16", "--max_steps", 1)
+    item, before = (read["item"] for read in (read_checkpoint(tmp_path), torch.load(trained / "encoder.pth")))
+    assert not torch.equal(item["dense.0.weight"], before["dense.0.weight"])
+    assert {value.dtype for value in item.values()} == {torch.float32}
 
 
 def test_a_row_gets_the_same_negatives_in_one_process_and_in_two(trained):
@@ -240,29 +197,35 @@ def test_a_row_gets_the_same_negatives_in_one_process_and_in_two(trained):
     halves = [loader(trained, "--batch_size", "8", rank=rank, ranks=2) for rank in (0, 1)]
     for epoch in (0, 1):
         rows = whole.rows(epoch)[0]
-        alone = NegativeSampler(open_info(trained / "data").corpus, TOSS, 2020)
+        alone = NegativeSampler(open_info(trained / "data").corpus, RULE, 2020)
         expected = np.stack(alone.draw(rows, epoch))
         parts = [np.stack(alone.draw(half.rows(epoch)[0], epoch)) for half in halves]
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
 
 
-def test_the_last_epoch_is_the_one_to_use_where_asked(trained):
-    for flags, count in ((["--stop_at_use_epoch"], 3), ([], 9)):
-        told = settings(trained, "--epochs", "9", "--use_epoch", "2", *flags)
-        module = nn.Linear(1, 1)
-        trainer = Trainer(
-            Process(0, 1, CPU), module, [{"params": module.parameters()}], {}, told, RunConfig()
-        )
-        assert len(trainer.epochs()) == count
+@pytest.mark.parametrize(("flags", "count"), [((), 9), (("--stop_at_use_epoch",), 3)])
+def test_the_last_epoch_is_the_one_to_use_where_asked(flags, count):
+    settings = small.settings("--epochs", "9", "--use_epoch", "2", *flags)
+    trainer = small.trainer(small.MULTILABEL.build(small.CONFIG), settings)
+    assert list(trainer.epochs()) == list(range(count))
 
 
-def test_an_encoder_of_other_data_is_refused(trained, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda config: config["model"].update(region_dim=999),
+            "region_dim 999, not 32.*run stage 2",
+        ),
+        (lambda config: config["vocabulary"]["tokens"].append("more"), "another vocabulary"),
+    ],
+)
+def test_an_encoder_of_other_data_is_refused(trained, tmp_path, change, expected):
     content = torch.load(trained / "encoder.pth", weights_only=True)
-    content["config"]["model"]["region_dim"] = 999
+    change(content["config"])
     torch.save(content, tmp_path / "encoder.pth")
-    told = settings(trained, "--encoder", str(tmp_path / "encoder.pth"))
-    with pytest.raises(UserError, match="run stage 2 on this data"):
-        MatcherData.open(told, Process(0, 1, CPU))
+    with pytest.raises(UserError, match=expected):
+        train(trained, "model1", tmp_path, "--encoder", tmp_path / "encoder.pth")
 
 
 def test_info_and_features_of_different_tables_are_refused(trained, tmp_path):
@@ -278,12 +241,3 @@ def test_valid_answers_that_do_not_fit_are_refused_before_the_first_epoch(traine
     (tmp_path / "data" / "valid" / "valid_answer.json").write_text('{"777": [1]}')
     with pytest.raises(UserError, match=r"valid\.tsv lacks query 777"):
         TrainingData.open(str(tmp_path / "data"))
-
-
-def test_an_encoder_with_another_vocabulary_of_the_same_size_is_refused(trained, tmp_path):
-    content = torch.load(trained / "encoder.pth", weights_only=True)
-    content["config"]["vocabulary"]["tokens"][-1] = "another"
-    torch.save(content, tmp_path / "encoder.pth")
-    told = settings(trained, "--encoder", str(tmp_path / "encoder.pth"))
-    with pytest.raises(UserError, match="another vocabulary"):
-        MatcherData.open(told, Process(0, 1, CPU))
