@@ -1,4 +1,4 @@
-"""Steps whose losses are given: as a program, ``poisoned.py OUT``, rank 1 of two meets one that is not finite."""
+"""Steps of given losses: as a program, ``poisoned.py OUT``, rank 1 of two meets one that is not finite."""
 
 import sys
 

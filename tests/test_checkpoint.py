@@ -3,20 +3,16 @@ import pickle
 import pytest
 import torch
 
+from kddcup import stages
 from kddcup.io.errors import UserError
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
-from kddcup.train.checkpoint import (
-    Checkpoint,
-    RunConfig,
-    checkpoint_path,
-    find_checkpoint,
-    load_encoder,
-    write_checkpoint,
-)
+from kddcup.train.checkpoint import Checkpoint, ExportedEncoder, RunConfig, write_checkpoint
+from kddcup.train.folder import checkpoint_path, find_checkpoint
 from model1.model import WordImageModel
 from tests import small
 
+MODEL1 = stages.find("model1")
 VOCABULARY = Vocabulary("lexicon", [*SPECIALS, *(f"w{i}" for i in range(16))])
 
 
@@ -36,7 +32,7 @@ def write(folder, epoch: int, **training) -> WordImageModel:
     return model
 
 
-def test_a_checkpoint_comes_back_whole(tmp_path):
+def test_a_checkpoint_comes_back_as_it_was_written(tmp_path):
     model = write(tmp_path, 3, use_epoch=3)
     found = Checkpoint.read(tmp_path / "model-epoch3.pth", "train")
     other = WordImageModel(small.CONFIG)
@@ -44,7 +40,7 @@ def test_a_checkpoint_comes_back_whole(tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     assert found.config == config(use_epoch=3)
-    assert found.vocabulary(None).encode("w3 w5") == [7, 9]
+    assert found.read_vocabulary(None).encode("w3 w5") == [7, 9]
 
 
 def test_a_published_checkpoint_without_config_is_the_full_model_and_needs_a_tokenizer(tmp_path):
@@ -52,14 +48,14 @@ def test_a_published_checkpoint_without_config_is_the_full_model_and_needs_a_tok
     found = Checkpoint.read(tmp_path / "model-epoch5.pth", "train")
     assert found.config == RunConfig()
     with pytest.raises(UserError, match=r"carries no vocabulary.*--tokenizer FOLDER"):
-        found.vocabulary(None)
+        found.read_vocabulary(None)
     words = [*SPECIALS, "dress", "##es"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     with pytest.raises(UserError, match="has 6 words and .* 30522"):
-        found.vocabulary(str(tmp_path))
+        found.read_vocabulary(str(tmp_path))
     words += [f"[unused{i}]" for i in range(30522 - len(words))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    assert found.vocabulary(str(tmp_path)).encode("Dresses") == [4, 5]
+    assert found.read_vocabulary(str(tmp_path)).encode("Dresses") == [4, 5]
 
 
 @pytest.mark.parametrize("new_format", [True, False])
@@ -75,14 +71,14 @@ def test_both_formats_of_torch_save_are_read(tmp_path, new_format):
 def test_all_that_does_not_fit_is_listed(tmp_path):
     state = WordImageModel(small.CONFIG).item.state_dict()
     state["dense.0.weight"] = torch.zeros(3, 2)
-    state["stranger"] = torch.zeros(1)
+    state["other"] = torch.zeros(1)
     del state["norm.bias"]
     torch.save({"item": state}, tmp_path / "a.pth")
     with pytest.raises(UserError) as error:
         Checkpoint.read(tmp_path / "a.pth", "train").load_into({"item": ImageEncoder(small.CONFIG)})
     message = str(error.value)
     assert "norm.bias is missing" in message
-    assert "stranger is left over" in message
+    assert "other is left over" in message
     assert "dense.0.weight is [3, 2], expected [40, 8]" in message
     with pytest.raises(UserError, match="no part 'query'"):
         Checkpoint.read(tmp_path / "a.pth", "train").load_into({"query": ImageEncoder(small.CONFIG)})
@@ -92,39 +88,38 @@ def test_an_encoder_is_read_from_an_export_and_from_a_bare_state_dict(tmp_path):
     model = ImageEncoder(small.CONFIG)
     write_checkpoint(tmp_path / "export.pth", {"item": model}, config())
     torch.save(model.state_dict(), tmp_path / "bare.pth")
-    state, exported = load_encoder(tmp_path / "export.pth")
-    bare, assumed = load_encoder(tmp_path / "bare.pth")
-    assert state.keys() == bare.keys()
-    assert (exported.size, assumed.size) == ("small", "full")
+    exported, bare = (ExportedEncoder.read(str(tmp_path / name)) for name in ("export.pth", "bare.pth"))
+    assert exported.state.keys() == bare.state.keys()
+    assert (exported.config.size, bare.config.size) == ("small", "full")
 
 
-def test_without_an_epoch_the_one_that_the_config_says_is_taken(tmp_path, monkeypatch, capsys):
+def test_without_an_epoch_the_one_that_the_config_says_is_taken(tmp_path):
     for epoch in (0, 1, 2):
         write(tmp_path, epoch, use_epoch=1)
-    assert find_checkpoint("model1", str(tmp_path), None).path.name == "model-epoch1.pth"
-    assert find_checkpoint("model1", str(tmp_path), 2).path.name == "model-epoch2.pth"
+    assert find_checkpoint(MODEL1, str(tmp_path), None).path.name == "model-epoch1.pth"
+    assert find_checkpoint(MODEL1, str(tmp_path), 2).path.name == "model-epoch2.pth"
     with pytest.raises(UserError, match=r"no model-epoch7\.pth"):
-        find_checkpoint("model1", str(tmp_path), 7)
+        find_checkpoint(MODEL1, str(tmp_path), 7)
 
 
 def test_checkpoints_come_before_ckpt_and_the_one_taken_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"\./checkpoints has no checkpoint .*, \./ckpt has no"):
-        find_checkpoint("model1", None, None)
+        find_checkpoint(MODEL1, None, None)
     write(tmp_path / "ckpt", 5, use_epoch=5)
-    assert find_checkpoint("model1", None, None).path.parent.name == "ckpt"
+    assert find_checkpoint(MODEL1, None, None).path.parent.name == "ckpt"
     assert "epoch 5 of ./ckpt" in capsys.readouterr().out
     write(tmp_path / "checkpoints", 5, use_epoch=5)
     write(tmp_path / "ckpt", 6, use_epoch=6)
-    assert find_checkpoint("model1", None, 5).path.parent.name == "checkpoints"
-    assert find_checkpoint("model1", None, 6).path.parent.name == "ckpt"
+    assert find_checkpoint(MODEL1, None, 5).path.parent.name == "checkpoints"
+    assert find_checkpoint(MODEL1, None, 6).path.parent.name == "ckpt"
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("multilabel", 6), ("model1", 5), ("model2", 2)])
 def test_published_checkpoints_are_used_at_their_published_epoch(tmp_path, stage, epoch):
     for number in range(8):
         torch.save({"item": {}}, tmp_path / f"model-epoch{number}.pth")
-    assert find_checkpoint(stage, str(tmp_path), None).path.name == f"model-epoch{epoch}.pth"
+    assert find_checkpoint(stages.find(stage), str(tmp_path), None).path.name == f"model-epoch{epoch}.pth"
 
 
 class Evil:

@@ -5,34 +5,50 @@ import sys
 
 import pytest
 
-from kddcup.cli import GROUPS, parse_settings
-from kddcup.config import SIZES, MatcherSettings, ModelConfig, PretrainSettings
+from kddcup import stages
+from kddcup.cli import parse_settings
+from kddcup.config import SIZES, MatcherSettings, ModelConfig
 from kddcup.io.errors import UserError
+from multilabel.train import PretrainSettings
 from tests.conftest import ROOT, assert_one_line_error, run_script
+
+MODEL1 = stages.find("model1")
 
 
 def parse(*args: str, size: str = "small") -> MatcherSettings:
-    return parse_settings(MatcherSettings, None, "model1", lambda settings: size, list(args))
+    return parse_settings(MatcherSettings, None, MODEL1.recipes, lambda settings: size, list(args))
 
 
 def test_defaults_are_those_of_the_size_and_flags_override_them():
     settings = parse("--batch_size", "7")
-    recipe = SIZES["small"].model1
-    assert (settings.batch_size, settings.rate, settings.encoder_rate) == (
-        7,
-        recipe.rate,
-        recipe.encoder_rate,
-    )
+    recipe = MODEL1.recipes["small"]
+    assert settings.batch_size == 7
+    assert (settings.rate, settings.encoder_rate) == (recipe.rate, recipe.encoder_rate)
     assert parse(size="full").batch_size == 130
 
 
-def test_the_full_size_is_trained_as_published():
-    full = SIZES["full"]
-    assert dataclasses.astuple(full.multilabel) == (200, 1e-4, 1e-6, 0.96, 20, 6, None, 0.1)
-    assert dataclasses.astuple(full.model1) == (130, 1e-4, 1e-6, 0.95, 30, 5, 5e-6, 0.1)
-    assert dataclasses.astuple(full.model2) == (150, 1e-4, 1e-6, 0.95, 30, 2, 5e-6, 0.1)
-    assert (full.ff, full.lexicon_width) == (ModelConfig().ff, ModelConfig().width)
+PUBLISHED = {
+    "multilabel": {"batch_size": 200, "rate": 1e-4, "gamma": 0.96, "epochs": 20, "use_epoch": 6},
+    "model1": {"batch_size": 130, "rate": 1e-4, "gamma": 0.95, "epochs": 30, "use_epoch": 5},
+    "model2": {"batch_size": 150, "rate": 1e-4, "gamma": 0.95, "epochs": 30, "use_epoch": 2},
+}
+
+
+@pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
+def test_the_full_size_is_trained_as_published(stage):
+    recipe = dataclasses.asdict(stage.recipes["full"])
+    published = PUBLISHED[stage.name] | {"weight_decay": 1e-6, "dropout": 0.1}
+    assert recipe == published | ({"encoder_rate": 5e-6} if stage.kind == "matcher" else {})
+    assert stage.published_epoch == published["use_epoch"]
     assert parse(size="full").seed == 2020
+    assert (SIZES["full"].ff, SIZES["full"].lexicon_width) == (ModelConfig().ff, ModelConfig().width)
+
+
+@pytest.mark.parametrize(("epochs", "use_epoch"), [(2, 5), (2, 2), (1, 1)])
+def test_an_epoch_to_use_beyond_the_last_is_refused(epochs, use_epoch):
+    with pytest.raises(UserError, match=f"--use_epoch {use_epoch} is beyond the last of --epochs {epochs},"):
+        parse("--epochs", str(epochs), "--use_epoch", str(use_epoch), "--stop_at_use_epoch")
+    assert parse("--epochs", str(use_epoch + 1), "--use_epoch", str(use_epoch)).use_epoch == use_epoch
 
 
 def test_a_yaml_file_stands_between_defaults_and_flags(tmp_path):
@@ -49,10 +65,9 @@ def test_the_launchers_of_both_pytorches_are_understood(flag):
 
 
 def test_the_size_may_come_from_a_flag():
-    settings = parse_settings(
-        PretrainSettings, None, "multilabel", lambda known: known.size, ["--size", "small"]
-    )
-    assert settings.batch_size == SIZES["small"].multilabel.batch_size
+    recipes = stages.find("multilabel").recipes
+    settings = parse_settings(PretrainSettings, None, recipes, lambda known: known.size, ["--size", "small"])
+    assert settings.batch_size == recipes["small"].batch_size
 
 
 @pytest.mark.parametrize(
@@ -63,6 +78,7 @@ def test_the_size_may_come_from_a_flag():
         ["--batch_size", "0"],
         ["--dropout", "2"],
         ["--config", "absent.yaml"],
+        ["--encoder_rate", "0"],
     ],
 )
 def test_a_wrong_flag_is_named(wrong):
@@ -93,17 +109,17 @@ def test_help_describes_every_flag(capsys):
     assert "learning rate of the image encoder's dense and dense_summary" in shown
 
 
-SCRIPTS = {
-    "preprocess.py": ("Hardware", "--workers"),
-    "ensemble.py": ("Data", "--data_dir"),
-    **{f"{stage}/train.py": ("Hardware", "--devices") for stage in ("multilabel", "model1", "model2")},
-    **{f"{stage}/validation.py": ("Model", "--epoch") for stage in ("multilabel", "model1", "model2")},
-    "multilabel/export_model.py": ("Run", "--out_path"),
-    "kddcup/sample.py": ("Data", "--dim"),
-    "kddcup/release.py": ("Run", "--verify"),
-    "kddcup/report/__main__.py": ("Data", "--split"),
+OPTIONS = {
+    "preprocess.py": "--workers",
+    "ensemble.py": "--data_dir",
+    **{f"{stage.name}/train.py": "--devices" for stage in stages.STAGES},
+    **{f"{stage.name}/validation.py": "--epoch" for stage in stages.STAGES},
+    "multilabel/export_model.py": "--out_path",
+    "kddcup/sample.py": "--dim",
+    "kddcup/release.py": "--verify",
+    "kddcup/report/__main__.py": "--split",
 }
-"""A group of each, and one of its options."""
+"""One of each script's options."""
 
 
 def shown_help(script: str, monkeypatch, capsys) -> str:
@@ -114,22 +130,18 @@ def shown_help(script: str, monkeypatch, capsys) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", OPTIONS)
 def test_help_groups_the_options_with_their_defaults_and_has_an_example(script, monkeypatch, capsys):
     shown = shown_help(script, monkeypatch, capsys)
-    parts = re.split(r"^(\w+):$", shown[shown.index("\noptions:") :], flags=re.MULTILINE)
+    parts = re.split(r"^(\w.*):$", shown[shown.index("\noptions:") :], flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    group, option = SCRIPTS[script]
-    assert f"\n  {option} " in sections[group]
-    assert list(sections) == ["options", *(title for title in GROUPS if title in sections)]
-    assert set(re.findall(r"^  (--\w+)", sections.pop("options"), re.MULTILINE)) <= {
-        "--config",
-        "--print_config",
-    }
+    general = re.findall(r"^  (--\w+)", sections.pop("options"), re.MULTILINE)
+    assert set(general) == {"--config", "--print_config"}
+    assert any(f"\n  {OPTIONS[script]} " in options for options in sections.values())
     for title, options in sections.items():
         described = re.findall(r"^  --.*(?:\n {3,}.*)*", options, re.MULTILINE)
         assert described, title
-        assert all("default:" in one for one in described)
+        assert all("default:" in text for text in described)
     name = script.rpartition("/")[2]
     if script.startswith("kddcup/"):
         name = "-m " + script.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
@@ -140,16 +152,6 @@ def test_help_of_the_conversions_has_an_example_of_each(monkeypatch, capsys):
     shown = shown_help("kddcup/predictions.py", monkeypatch, capsys)
     for command in ("to_run", "from_run", "to_qrels", "from_qrels"):
         assert f"\n    python -m kddcup.predictions {command} " in shown
-
-
-def test_no_setting_is_in_two_groups():
-    known = [name for names in GROUPS.values() for name in names]
-    assert len(known) == len(set(known))
-
-
-def test_the_rate_is_held_for_two_epochs_and_then_decays():
-    settings = parse("--gamma", "0.5")
-    assert [settings.rate_factor(epoch) for epoch in range(5)] == [1, 1, 0.5, 0.25, 0.125]
 
 
 def test_settings_are_plain_numbers_which_a_checkpoint_can_hold():

@@ -3,7 +3,7 @@ import pytest
 import sklearn.cluster
 
 import kddcup.data.corpus
-from kddcup.data.corpus import INFO_FILES, Corpus, cluster_queries, open_info, told_size, write_info
+from kddcup.data.corpus import INFO_FILES, Corpus, cluster_queries, open_info, read_size, write_info
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_pickle
 from kddcup.io.folders import MARKER, write_marker
@@ -210,7 +210,7 @@ def test_info_is_opened_whole(tmp_path):
     info = open_info(tmp_path)
     assert info.vocabulary.tokens == vocabulary.tokens
     assert info.words.vectors.shape == (len(vocabulary), 8)
-    assert told_size(tmp_path) == "small"
+    assert read_size(tmp_path) == "small"
 
 
 def test_unfinished_info_names_the_command(tmp_path):
@@ -219,7 +219,7 @@ def test_unfinished_info_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"run 'python preprocess\.py --data_dir"):
         open_info(tmp_path)
     with pytest.raises(UserError, match=r"complete\.json.*python preprocess\.py"):
-        told_size(tmp_path)
+        read_size(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"size": "huge"}', "{", ""])
@@ -227,7 +227,7 @@ def test_a_marker_that_names_no_size_names_the_command(tmp_path, content):
     (tmp_path / "info").mkdir()
     (tmp_path / "info" / MARKER).write_text(content)
     with pytest.raises(UserError, match=r"complete\.json.*python preprocess\.py"):
-        told_size(tmp_path)
+        read_size(tmp_path)
 
 
 @pytest.mark.parametrize("name", PICKLES)

@@ -5,11 +5,11 @@ from kddcup.data.corpus import Corpus
 from kddcup.data.sampling import NegativeSampler
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
-from model1.train import TOSS as MODEL1
-from model2.train import TOSS as MODEL2
+from model1.train import NEGATIVES as MODEL1
+from model2.train import NEGATIVES as MODEL2
 
 DRAWS = 4000
-BOTH = pytest.mark.parametrize("toss", [MODEL1, MODEL2], ids=["model1", "model2"])
+BOTH = pytest.mark.parametrize("rule", [MODEL1, MODEL2], ids=["model1", "model2"])
 
 
 def corpus_of(queries, rows):
@@ -32,10 +32,10 @@ def corpus_of(queries, rows):
     )
 
 
-def drawn(queries, toss, seed=7, epoch=0):
+def drawn(queries, rule, seed=7, epoch=0):
     """Queries and products drawn for so many rows of query 0."""
     corpus = corpus_of(queries, [0] * DRAWS)
-    return NegativeSampler(corpus, toss, seed).draw(np.arange(DRAWS), epoch)
+    return NegativeSampler(corpus, rule, seed).draw(np.arange(DRAWS), epoch)
 
 
 def share(condition):
@@ -96,46 +96,46 @@ def test_query_and_image_are_drawn_apart():
 
 
 @BOTH
-def test_the_anchor_is_never_its_own_negative_wherever_it_stands_in_its_group(toss):
+def test_the_anchor_is_never_its_own_negative_wherever_it_stands_in_its_group(rule):
     queries = [(i % 2, i % 3, [i]) for i in range(12)]
     rows = np.repeat(np.arange(12), 100)
-    negatives, _ = NegativeSampler(corpus_of(queries, rows), toss, 0).draw(np.arange(1200), 0)
+    negatives, _ = NegativeSampler(corpus_of(queries, rows), rule, 0).draw(np.arange(1200), 0)
     assert (negatives != rows).all()
     assert set(negatives.tolist()) == set(range(12))
 
 
 @BOTH
-def test_a_negative_image_is_never_a_product_of_the_anchor(toss):
-    queries, products = drawn([(0, 0, [1, 2, 3]), (0, 0, [1, 2, 3, 4]), (0, 0, [2, 3, 5])], toss)
+def test_a_negative_image_is_never_a_product_of_the_anchor(rule):
+    queries, products = drawn([(0, 0, [1, 2, 3]), (0, 0, [1, 2, 3, 4]), (0, 0, [2, 3, 5])], rule)
     assert set(products.tolist()) == {4, 5}
     assert set(queries.tolist()) == {1, 2}
 
 
 @BOTH
-def test_a_negative_query_may_itself_list_the_positive_product(toss):
-    queries, _ = drawn([(0, 0, [1]), (0, 0, [1, 2])], toss)
+def test_a_negative_query_may_itself_list_the_positive_product(rule):
+    queries, _ = drawn([(0, 0, [1]), (0, 0, [1, 2])], rule)
     assert (queries == 1).all()
 
 
 @BOTH
-def test_a_head_class_without_another_query_leads_to_the_cluster(toss):
+def test_a_head_class_without_another_query_leads_to_the_cluster(rule):
     alone = [(2, 0, [0]), *VISIBLE[1:]]
-    for of in drawn(alone, toss):
-        assert share(source(of) == "cluster") == (1.0 if toss is MODEL1 else 0.9)
+    for of in drawn(alone, rule):
+        assert share(source(of) == "cluster") == (1.0 if rule is MODEL1 else 0.9)
         assert (source(of) == "head").sum() < 10  # one of 402 in a draw from all
 
 
 @BOTH
-def test_a_cluster_without_another_query_leads_to_all_queries(toss):
+def test_a_cluster_without_another_query_leads_to_all_queries(rule):
     alone = [(0, 2, [0]), *VISIBLE[1:]]
-    for of in drawn(alone, toss):
+    for of in drawn(alone, rule):
         assert share(source(of) == "head") == 0.8
         assert share(source(of) == "all") == 0.2
 
 
 @BOTH
-def test_a_query_alone_in_head_class_and_cluster_gets_any(toss):
-    for of in drawn([(2, 2, [0]), *VISIBLE[1:]], toss):
+def test_a_query_alone_in_head_class_and_cluster_gets_any(rule):
+    for of in drawn([(2, 2, [0]), *VISIBLE[1:]], rule):
         assert share(source(of) == "all") == 1.0
         assert len(set(of.tolist())) > 350
 
@@ -161,27 +161,27 @@ def test_twenty_refusals_are_borne_before_the_next_group_is_tried():
 
 
 @BOTH
-def test_a_query_that_lists_nearly_all_gets_what_is_left(toss):
+def test_a_query_that_lists_nearly_all_gets_what_is_left(rule):
     # Of all draws nearly all are refused, and the wordless query's product is in no draw at all.
     everything = list(range(50))
-    _, products = drawn([(0, 0, everything), (0, 0, everything), (-1, -1, [5000])], toss)
+    _, products = drawn([(0, 0, everything), (0, 0, everything), (-1, -1, [5000])], rule)
     assert (products == 5000).all()
 
 
 @BOTH
-def test_a_query_that_lists_every_product_is_a_users_error(toss):
+def test_a_query_that_lists_every_product_is_a_users_error(rule):
     corpus = corpus_of([(0, 0, [1, 2]), (0, 0, [1])], [0, 1])
-    sampler = NegativeSampler(corpus, toss, 0)
+    sampler = NegativeSampler(corpus, rule, 0)
     assert sampler.draw(np.array([1]), 0)[1].tolist() == [2]
     with pytest.raises(UserError, match="query 1000 lists every product"):
         sampler.draw(np.array([0]), 0)
 
 
 @BOTH
-def test_wordless_queries_are_never_drawn(toss):
+def test_wordless_queries_are_never_drawn(rule):
     queries = [(i % 4, i % 5, [i]) if i % 3 else (-1, -1, [i]) for i in range(60)]
     rows = np.repeat([i for i in range(60) if i % 3], 20)
-    negatives, products = NegativeSampler(corpus_of(queries, rows), toss, 0).draw(np.arange(len(rows)), 0)
+    negatives, products = NegativeSampler(corpus_of(queries, rows), rule, 0).draw(np.arange(len(rows)), 0)
     assert (negatives % 3 != 0).all()
     assert (products % 3 != 0).all()
 
@@ -192,21 +192,21 @@ def test_fewer_than_two_queries_with_words_are_a_users_error():
 
 
 @BOTH
-def test_what_a_row_gets_does_not_depend_on_its_batch(toss):
+def test_what_a_row_gets_does_not_depend_on_its_batch(rule):
     corpus = corpus_of([(i % 3, i % 4, [i, i + 1]) for i in range(40)], np.arange(200) % 40)
     rows = np.arange(200)
-    queries, products = NegativeSampler(corpus, toss, 0).draw(rows, 3)
+    queries, products = NegativeSampler(corpus, rule, 0).draw(rows, 3)
     for batches in (np.array_split(np.random.default_rng(0).permutation(rows), 7), [[row] for row in rows]):
-        sampler = NegativeSampler(corpus, toss, 0)
+        sampler = NegativeSampler(corpus, rule, 0)
         for batch in batches:
             found = sampler.draw(np.array(batch), 3)
             np.testing.assert_array_equal(found, [queries[batch], products[batch]])
 
 
 @BOTH
-def test_seed_epoch_and_row_each_change_what_is_drawn(toss):
-    by_default = drawn(VISIBLE, toss)
-    for other in (drawn(VISIBLE, toss, seed=8), drawn(VISIBLE, toss, epoch=1)):
+def test_seed_epoch_and_row_each_change_what_is_drawn(rule):
+    by_default = drawn(VISIBLE, rule)
+    for other in (drawn(VISIBLE, rule, seed=8), drawn(VISIBLE, rule, epoch=1)):
         assert (by_default[0] != other[0]).mean() > 0.1
         assert (by_default[1] != other[1]).mean() > 0.1
     assert (by_default[0][1:] != by_default[0][:-1]).mean() > 0.1

@@ -1,28 +1,35 @@
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 
 import kddcup.rank.scoring
+from kddcup import stages
 from kddcup.config import ModelConfig
 from kddcup.io.errors import UserError
-from kddcup.rank.scoring import score_table
+from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.rank.split import Split
 from kddcup.sample import SampleSettings, write_sample
 from kddcup.table.rows import COLUMNS
 from kddcup.table.table import Table
-from model1.model import WordImageModel
-from model2.model import SentenceImageModel
-from multilabel.model import MultiLabelClassifier
+from kddcup.text.vocabulary import SPECIALS, Vocabulary
 
 DIM = 16
-CONFIG = ModelConfig(region_dim=DIM, width=8, vocabulary=60, ff=16)
+CONFIG = ModelConfig(region_dim=DIM, width=8, vocabulary=60, ff=16, start=2, end=3)
 CPU = torch.device("cpu")
 
 
-def encode_text(text: str) -> list[int]:
-    return [4 + sum(word.encode()) % 50 for word in text.split() if word != "the"]
+WORDS = [*SPECIALS, *(f"word{i}" for i in range(50))]
+
+
+class Words(Vocabulary):
+    """Has every word but "the"."""
+
+    def encode(self, text: str) -> list[int]:
+        return [4 + sum(word.encode()) % 50 for word in text.split() if word != "the"]
+
+
+def score_table(path, model, dim: int = DIM):
+    return score_encoded(encode_candidates(path, model, Words("lexicon", WORDS), dim, CPU))
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +39,10 @@ def table(tmp_path_factory):
     return out / "valid" / "valid.tsv"
 
 
-@pytest.fixture(params=[WordImageModel, SentenceImageModel, partial(MultiLabelClassifier, start=2, end=3)])
+@pytest.fixture(params=stages.STAGES, ids=lambda stage: stage.name)
 def model(request):
     torch.manual_seed(0)
-    return request.param(CONFIG).eval()
+    return request.param.build(CONFIG).eval()
 
 
 def scores(predictions):
@@ -55,21 +62,21 @@ def assert_close(found, expected):
 
 def test_scores_do_not_depend_on_batches_order_or_other_rows(table, model, tmp_path, monkeypatch):
     lines = table.read_text().strip().split("\n")[1:]
-    expected = scores(score_table(table, model, encode_text, DIM, CPU))
+    expected = scores(score_table(table, model))
     monkeypatch.setattr(kddcup.rank.scoring, "REGIONS_PER_BATCH", 1)
     monkeypatch.setattr(kddcup.rank.scoring, "WORDS_PER_BATCH", 1)
-    assert_close(scores(score_table(table, model, encode_text, DIM, CPU)), expected)
+    assert_close(scores(score_table(table, model)), expected)
     monkeypatch.undo()
     order = np.random.default_rng(0).permutation(len(lines))
     shuffled = rewrite(table, tmp_path / "shuffled.tsv", [lines[i] for i in order])
-    assert_close(scores(score_table(shuffled, model, encode_text, DIM, CPU)), expected)
+    assert_close(scores(score_table(shuffled, model)), expected)
     part = rewrite(table, tmp_path / "part.tsv", lines[: len(lines) // 2])
-    found = scores(score_table(part, model, encode_text, DIM, CPU))
+    found = scores(score_table(part, model))
     assert_close(found, {key: expected[key] for key in found})
 
 
 def test_every_candidate_is_scored_once_best_first(table, model):
-    predictions = score_table(table, model, encode_text, DIM, CPU)
+    predictions = score_table(table, model)
     rows = [(str(row.query_id), row.product_id) for row in Table(table).rows("test")]
     assert sorted(scores(predictions)) == sorted(rows)
     for found in predictions.values():
@@ -83,7 +90,7 @@ def test_an_image_is_encoded_once_however_many_queries_list_it(table, model, mon
     monkeypatch.setattr(
         type(model), "encode_images", lambda self, images: encoded.append(len(images)) or once(self, images)
     )
-    score_table(table, model, encode_text, DIM, CPU)
+    score_table(table, model)
     rows = list(Table(table).rows("test"))
     assert sum(encoded) == len({row.product_id for row in rows}) < len(rows)
 
@@ -93,22 +100,23 @@ def test_a_product_that_comes_with_two_pictures_is_scored_as_each_stands(table, 
     first, second = lines[0], next(line for line in lines if line[8] != lines[0][8])
     renamed = [first[0], *second[1:]]
     both = rewrite(table, tmp_path / "both.tsv", ["\t".join(first), "\t".join(renamed)])
-    expected = scores(score_table(table, model, encode_text, DIM, CPU))
-    found = scores(score_table(both, model, encode_text, DIM, CPU))
+    expected = scores(score_table(table, model))
+    found = scores(score_table(both, model))
     assert found[first[8], int(first[0])] == pytest.approx(expected[first[8], int(first[0])], abs=1e-5)
     assert found[second[8], int(first[0])] == pytest.approx(expected[second[8], int(second[0])], abs=1e-5)
 
 
-def test_a_query_without_words_keeps_the_tables_order_and_is_reported(table, model, tmp_path, capsys):
+def test_a_query_without_words_keeps_the_tables_order_and_is_counted(table, model, tmp_path):
     lines = [line.split("\t") for line in table.read_text().strip().split("\n")[1:]]
     silent = lines[0][8]
     for line in lines:
         if line[8] == silent:
             line[7] = "the the"
     path = rewrite(table, tmp_path / "silent.tsv", ["\t".join(line) for line in lines])
-    predictions = score_table(path, model, encode_text, DIM, CPU)
+    candidates = encode_candidates(path, model, Words("lexicon", WORDS), DIM, CPU)
+    predictions = score_encoded(candidates)
+    assert candidates.wordless == 1
     assert predictions[silent] == [(int(line[0]), 0.0) for line in lines if line[8] == silent]
-    assert "1 queries have no word left" in capsys.readouterr().out
 
 
 def test_a_score_that_is_not_finite_is_refused(table, model, monkeypatch):
@@ -116,12 +124,12 @@ def test_a_score_that_is_not_finite_is_refused(table, model, monkeypatch):
         type(model), "score_candidates", lambda self, queries, owner, heads: owner / torch.zeros(len(owner))
     )
     with pytest.raises(UserError, match=r"query \d+: the model's score of product \d+ is not finite \(and"):
-        score_table(table, model, encode_text, DIM, CPU)
+        score_table(table, model)
 
 
 def test_regions_of_another_dimension_are_refused(table, model):
     with pytest.raises(UserError, match="regions of 16 dimensions and the model takes 32"):
-        score_table(table, model, encode_text, 32, CPU)
+        score_table(table, model, 32)
 
 
 def test_answers_to_a_query_that_the_table_lacks_are_refused(table, tmp_path):
