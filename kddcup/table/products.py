@@ -1,4 +1,4 @@
-"""What travels beside tables of one's own products: ids, titles and links of the shop, files of the pictures."""
+"""What travels beside tables of one's own products: the shop's ids and titles, the files of pictures."""
 
 import csv
 import os

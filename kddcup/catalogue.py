@@ -1,0 +1,7 @@
+"""``python -m kddcup.catalogue``: the drawn catalogue."""
+
+from kddcup.io.errors import run_script
+from kddcup.pictures.catalogue import main
+
+if __name__ == "__main__":
+    run_script(main)
