@@ -24,8 +24,10 @@ from kddcup.text.bert import read_bert
 from kddcup.text.lexicon import build_lexicon
 from kddcup.text.vocabulary import LEXICON, save_vocabulary
 
-BAD_ROWS = "bad_rows.tsv"
 MADE_BY = "python preprocess.py"
+BAD_ROWS = "bad_rows.tsv"
+CHOICES = ("size", "tokenizer", "feature_dtype", "bad_rows", "seed")
+"""The settings that decide what is written."""
 
 
 @dataclass
@@ -59,27 +61,31 @@ class PreprocessSettings:
     verify: bool = False
 
 
-def finished(settings: PreprocessSettings, told: dict[str, object], table: Table) -> bool:
+def is_finished(data: Path, choices: dict[str, object], table: Table) -> bool:
     """Whether this very work has been done.
 
+    Args:
+        data: folder of the tables.
+        choices: the settings that decide what is written.
+        table: the training table.
+
     Raises:
-        UserError: other work has, and would be overwritten.
+        UserError: other work has been done, and would be overwritten.
     """
-    data = Path(settings.data_dir)
     try:
         store, info = (read_marker(data / folder, MADE_BY) for folder in ("features", "info"))
         stamp, digest = [int(number) for number in store["table_stamp"]], store["table_digest"]
-        done = {key: info[key] for key in told}
-        of_one_run = info["table_digest"] == digest and len(stamp) == len(table.stamp)
+        before = {name: info[name] for name in choices}
+        is_of_one_run = info["table_digest"] == digest and len(stamp) == len(table.stamp)
     except (UserError, KeyError, TypeError, ValueError, OverflowError):
         return False
-    if not of_one_run:
+    if not is_of_one_run:
         return False
     marker = data / "info" / MARKER
-    flags = " ".join(f"--{key} {value}" for key, value in {"data_dir": data, **told}.items())
+    flags = " ".join(f"--{name} {value}" for name, value in {"data_dir": data, **choices}.items())
     redo = f"redo it with '{MADE_BY} {flags} --force'"
-    if done != told:
-        other = ", ".join(f"{key} {done[key]}" for key in told if done[key] != told[key])
+    if before != choices:
+        other = ", ".join(f"{name} {before[name]}" for name in choices if before[name] != choices[name])
         raise UserError(f"{marker}: finished before with {other}; {redo}")
     if not table.matches(stamp, digest):
         raise UserError(
@@ -89,8 +95,8 @@ def finished(settings: PreprocessSettings, told: dict[str, object], table: Table
     return True
 
 
-def make(settings: PreprocessSettings, table: Table) -> None:
-    """Make what is not finished.
+def preprocess(settings: PreprocessSettings, table: Table) -> None:
+    """Do what is not finished.
 
     Raises:
         UserError: other work has been finished there; the table or the tokenizer is not as it should be; the
@@ -98,50 +104,48 @@ def make(settings: PreprocessSettings, table: Table) -> None:
     """
     data = Path(settings.data_dir)
     features, info = data / "features", data / "info"
-    told = {key: getattr(settings, key) for key in ("size", "tokenizer", "feature_dtype", "bad_rows", "seed")}
-    skip = settings.bad_rows == "skip"
-    report = info / BAD_ROWS
+    choices = {name: getattr(settings, name) for name in CHOICES}
+    bad_rows = info / BAD_ROWS if settings.bad_rows == "skip" else None
     ingest = Ingest(
-        table,
-        features,
-        settings.feature_dtype,
-        settings.workers,
-        report if skip else None,
-        settings.max_bad_rows,
+        table, features, settings.feature_dtype, settings.workers, bad_rows, settings.max_bad_rows
     )
-    if not settings.force and finished(settings, told, table):
+    if not settings.force and is_finished(data, choices, table):
         ingest.forget()
         print(f"{features} and {info} are finished; '--force' redoes them")
         return
+    # Before anything is removed: the tokenizer's name may be mistyped.
     bert = None if settings.tokenizer == LEXICON else read_bert(settings.tokenizer)
-    for stale in (info / MARKER, report):
-        stale.unlink(missing_ok=True)
+    for stale in (MARKER, BAD_ROWS):
+        (info / stale).unlink(missing_ok=True)
     if settings.force:
         ingest.forget()
 
     ingest.run()
-    texts = list(ingest.texts.values())
+    contents = ingest.contents
+    texts = list(contents.texts.values())
     try:
         vocabulary, words = bert or build_lexicon(texts, SIZES[settings.size].lexicon_width, settings.seed)
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from None
     save_vocabulary(info / "vocabulary", vocabulary, words)
-    query_ids = np.fromiter(ingest.texts, np.int64)
-    write_info(info, ingest.columns(), query_ids, texts, vocabulary, words, settings.seed)
-    write_marker(info, (*INFO_FILES, *([BAD_ROWS] if skip else ())), {**told, **ingest.source})
+    query_ids = np.fromiter(contents.texts, np.int64)
+    write_info(info, contents.join_columns(), query_ids, texts, vocabulary, words, settings.seed)
+    names = [*INFO_FILES, *([BAD_ROWS] if bad_rows else [])]
+    write_marker(info, names, {**choices, **ingest.source})
     ingest.forget()
 
     print(
-        f"{ingest.rows:,} rows, {ingest.products:,} products, {ingest.regions:,} regions, "
+        f"{contents.rows:,} rows, {contents.products:,} products, {contents.regions:,} regions, "
         f"{len(texts):,} queries, {len(vocabulary):,} tokens"
     )
     print(
-        f"kept all the same: {ingest.outside:,} boxes outside their image, "
-        f"{ingest.differing:,} later rows of a product that differ from its first, "
-        f"{ingest.renamed:,} rows whose query text differs from the first of their query id"
+        f"kept all the same: {contents.outside:,} boxes outside their image, "
+        f"{contents.differing:,} later rows of a product that differ from its first, "
+        f"{contents.renamed:,} rows whose query text differs from the first of their query id"
     )
     if ingest.bad_rows:
-        print(f"skipped {len(ingest.bad_rows):,} bad rows, listed in {report}: {ingest.bad_rows.totals()}")
+        kinds = ingest.bad_rows.count_kinds()
+        print(f"skipped {len(ingest.bad_rows):,} bad rows, listed in {bad_rows}: {kinds}")
     print(f"{features} and {info} are finished")
 
 
@@ -157,7 +161,7 @@ def main() -> None:
         return
     table = Table(data / "train" / "train.tsv")
     with lock_folder(data):
-        make(settings, table)
+        preprocess(settings, table)
 
 
 if __name__ == "__main__":

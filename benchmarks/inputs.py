@@ -9,7 +9,7 @@ from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
 from kddcup.io.ragged import Ragged
 from kddcup.rank.predictions import Predictions
-from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, encode_base64
 
 LONGEST = 40
 FIRST_WORD = 1000
@@ -83,7 +83,7 @@ def write_table(path: Path, rows: int, dim: int, candidates: int = 30, seed: int
                 product, count = len(known), int(regions_per_image(rng, 1)[0])
                 labels = rng.integers(0, 33, count)
                 arrays = (boxes(rng, count), features(rng, count, dim), labels)
-                known.append([str(product), "800", "800", str(count), *map(base64_text, arrays)])
+                known.append([str(product), "800", "800", str(count), *map(encode_base64, arrays)])
             here.add(product)
             file.write("\t".join([*known[product], words, str(query)]) + "\n")
 

@@ -27,7 +27,7 @@ from kddcup.data.corpus import open_info
 from kddcup.data.loader import TrainLoader
 from kddcup.data.sampling import NegativeSampler, Toss
 from kddcup.data.store import RegionStore
-from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, encode_base64
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 8
@@ -58,7 +58,7 @@ def write_table(path: Path, settings: ScaleSettings) -> None:
     pictures = []
     for count in inputs.regions_per_image(rng, PICTURES).tolist():
         arrays = (inputs.boxes(rng, count), inputs.features(rng, count, DIM), rng.integers(0, 33, count))
-        pictures.append("\t".join(["800", "800", str(count), *map(base64_text, arrays)]))
+        pictures.append("\t".join(["800", "800", str(count), *map(encode_base64, arrays)]))
     lengths = inputs.words_per_query(rng, settings.queries).tolist()
     texts = []
     for length in tqdm(lengths, desc="queries", disable=None):

@@ -25,7 +25,7 @@ from kddcup.io.atomic import atomic_write
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.files import write_json, write_text
 from kddcup.table.labels import COMPETITION_LABELS
-from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, encode_base64
 
 SAMPLE_MARKER = "sample.json"
 """In a folder of a sample, which may be written over."""
@@ -174,9 +174,9 @@ class Shop:
             height,
             width,
             n,
-            base64_text(boxes.astype(np.float32)),
-            base64_text(features.astype(np.float32)),
-            base64_text(labels.astype(np.int64)),
+            encode_base64(boxes.astype(np.float32)),
+            encode_base64(features.astype(np.float32)),
+            encode_base64(labels.astype(np.int64)),
         )
         return "\t".join(map(str, columns))
 

@@ -22,7 +22,7 @@ import pytest
 from torch import nn
 
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, encode_base64
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -36,7 +36,9 @@ def write_table(path: Path, rows: Iterable[dict[str, object]], columns: Iterable
     for row in rows:
         values = (row[column] for column in columns)
         lines.append(
-            "\t".join(base64_text(value) if isinstance(value, np.ndarray) else str(value) for value in values)
+            "\t".join(
+                encode_base64(value) if isinstance(value, np.ndarray) else str(value) for value in values
+            )
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes("".join(line + "\n" for line in lines).encode())

@@ -129,9 +129,10 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert stored(tmp_path / "store") == stored(tmp_path / "whole")
     assert again.source == whole.source
     names = ("rows", "products", "regions", "outside", "differing", "renamed", "texts")
-    assert [getattr(again, name) for name in names] == [getattr(whole, name) for name in names]
-    for name, column in whole.columns().items():
-        np.testing.assert_array_equal(again.columns()[name], column)
+    for name in names:
+        assert getattr(again.contents, name) == getattr(whole.contents, name), name
+    for name, column in whole.contents.join_columns().items():
+        np.testing.assert_array_equal(again.contents.join_columns()[name], column)
     again.forget()
     assert not (tmp_path / "store" / ".unfinished").exists()
 
@@ -255,10 +256,10 @@ KINDS = {
     3: "features is not base64",
     6: "features is not finite",
     7: "boxes is not finite",
-    8: "num_boxes is 0",
+    8: "num_boxes out of range",
     11: "class_labels is negative",
     12: "features too large for float16",
-    13: "image_h or image_w is 0",
+    13: "image_w out of range",
 }
 
 
@@ -273,7 +274,9 @@ def test_bad_rows_are_skipped_listed_and_counted(tmp_path):
     )
     done = run(tmp_path / "bad", "--bad_rows", "skip", "--max_bad_rows", len(BAD))
     assert done.returncode == 0, done.stderr
-    assert re.search(r"skipped 7 bad rows, listed in \S+info/bad_rows\.tsv: .*num_boxes is 0: 1", done.stdout)
+    assert re.search(
+        r"skipped 7 bad rows, listed in \S+info/bad_rows\.tsv: .*num_boxes out of range: 1", done.stdout
+    )
     assert run(tmp_path / "good").returncode == 0
     found = arrays(tmp_path / "bad")
     lines = [line.split("\t") for line in found.pop("info/bad_rows.tsv").decode().splitlines()]
@@ -287,7 +290,7 @@ def test_too_many_bad_rows_end_the_run_and_are_listed(tmp_path):
     bad_table(tmp_path / "train" / "train.tsv")
     done = run(tmp_path, "--bad_rows", "skip", "--max_bad_rows", len(BAD) - 1)
     report = tmp_path / "info" / "bad_rows.tsv"
-    assert_one_line_error(done, "more than 6 bad rows", "num_boxes is 0: 1", report, "--max_bad_rows")
+    assert_one_line_error(done, "more than 6 bad rows", "num_boxes out of range: 1", report, "--max_bad_rows")
     assert len(report.read_text().splitlines()) == 1 + len(BAD)
     assert_one_line_error(run(tmp_path), "train.tsv, line 5: features is not base64")
     assert written(tmp_path) == {}
@@ -314,7 +317,7 @@ def test_a_table_of_bad_rows_is_refused_though_they_may_be_skipped(tmp_path):
 def test_a_run_that_stopped_at_a_bad_row_goes_on_when_it_may_be_skipped(tmp_path, small_chunks, capsys):
     rows = [*ROWS, {**ROWS[0], "num_boxes": 0}]
     table = Table(write_table(tmp_path / "train.tsv", rows))
-    with pytest.raises(UserError, match="line 16: num_boxes is 0"):
+    with pytest.raises(UserError, match="line 16: num_boxes must be"):
         Ingest(table, tmp_path / "store", "float16", 1).run()
     Ingest(table, tmp_path / "store", "float16", 1, tmp_path / "bad.tsv", 1).run()
     assert "going on after" in capsys.readouterr().out

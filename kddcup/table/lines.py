@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import math
 import os
 import sys
 import zlib
@@ -17,11 +18,13 @@ from tqdm import tqdm
 from kddcup.io.errors import UserError
 
 MAX_LINE = 1 << 26
-"""Bytes of the longest line that is read: of a table, some 6,000 regions of 2,048 features."""
+"""The bytes of the longest line that is read: of a table, some 6,000 regions of 2,048 features."""
+MAX_BLANK_LINES = 1000
+"""How many blank lines a file may end in, which are left out."""
 
 
 class Line(NamedTuple):
-    """A line with its end; it begins at byte ``place``, and ``digest`` is a 64-bit hash of it."""
+    """A line with its end; ``place`` is the byte it begins at, ``digest`` a 64-bit hash of it."""
 
     content: bytes
     place: int
@@ -31,8 +34,8 @@ class Line(NamedTuple):
 class LineFile:
     """A file with a header, read line by line.
 
-    Places are bytes of what the lines say, also where the file is compressed. A compressed file can only be
-    read from its beginning, and its length shows at its end.
+    Places count the bytes of the lines, also where the file is compressed. A compressed file can only be read
+    from its beginning, and its length shows at its end.
 
     Args:
         path: of the file; where there is none, ``path`` with ``.gz`` is taken.
@@ -58,37 +61,49 @@ class LineFile:
                 "or make a small data set with 'python -m kddcup.sample --out FOLDER'"
             )
         self.compressed = self.path.suffix == ".gz"
-        self.stamp = self._stamp()
+        self.stamp = self._read_stamp()
         with self._open() as file:
-            self.header = self._line(file, 0)
+            self.header = self._read_line(file, 0)
 
     def lines(self, start: int | None = None, stop: int | None = None) -> Iterator[Line]:
-        """The lines after the header that begin at bytes ``start`` to ``stop``; all by default.
+        """Read the lines after the header that begin at bytes ``start`` to ``stop``; all by default.
+
+        Blank lines at the end of the file are left out.
 
         Args:
             start: where to begin; in a compressed file, what is before has to be unpacked.
             stop: where no line begins any more.
 
         Raises:
-            UserError: a line is longer than :data:`MAX_LINE`; the file cannot be read, or is a torn ``.gz``.
+            UserError: a line is longer than :data:`MAX_LINE`; more than :data:`MAX_BLANK_LINES` follow one
+                another that are blank; the file cannot be read, or is a torn ``.gz``.
         """
         place = (start or len(self.header)) - 1
+        stop = math.inf if stop is None else stop
+        blank: list[Line] = []  # held back, since the file may end in them
         with self._open() as file:
             file.seek(place)
-            place += len(self._line(file, place))  # the rest of a line that begins before
-            while stop is None or place < stop:
-                content = self._line(file, place)
+            place += len(self._read_line(file, place))  # the rest of a line that begins before
+            while place < stop or blank:
+                content = self._read_line(file, place)
                 if not content:
                     return
-                if not content.endswith(b"\n"):
-                    tqdm.write(f"{self.path}: the last line has no end; see that it is whole", sys.stderr)
-                yield Line(content, place, xxhash.xxh3_64_intdigest(content))
+                line = Line(content, place, xxhash.xxh3_64_intdigest(content))
                 place += len(content)
+                if not content.isspace():
+                    yield from blank
+                    blank.clear()
+                    if line.place < stop:
+                        self._warn_of_torn_end(content)
+                        yield line
+                elif line.place < stop:
+                    blank.append(line)
+                    self._check_blank(blank)
 
     def ranges(self, size: int, start: int | None = None) -> Iterator[tuple[int, int]]:
-        """Starts and stops for :meth:`lines`, cut at multiples of ``size`` bytes.
+        """Give starts and stops for :meth:`lines`, cut at multiples of ``size`` bytes.
 
-        ``start`` is a place that lines are left from; a compressed file has no ranges.
+        ``start`` is where the first line begins; a compressed file has no ranges.
         """
         end = self.stamp[0]
         start = start or len(self.header)
@@ -97,35 +112,37 @@ class LineFile:
             yield start, stop
             start = stop
 
-    def digest(self, stop: int | None = None) -> str:
-        """The :class:`LinesDigest` of the lines that begin before byte ``stop``; of all by default."""
-        found = LinesDigest(self.header)
-        with self.progress(f"compare {self.path.name}") as advance:
+    def hash_lines(self, stop: int | None = None) -> str:
+        """Compute the :class:`LinesDigest` of the lines that begin before byte ``stop``; by default of all"""
+        digest = LinesDigest(self.header)
+        with self.show_progress(f"compare {self.path.name}") as advance:
             for line in self.lines(stop=stop):
-                found.update(np.array([line.digest], np.uint64))
+                digest.update(np.array([line.digest], np.uint64))
                 advance(len(line.content), 1)
-        return found.hexdigest()
+        return digest.hexdigest()
 
     def matches(self, stamp: list[int], digest: str, stop: int | None = None) -> bool:
-        """Whether the file, up to byte ``stop``, is the one of which ``stamp`` and ``digest`` were taken.
+        """Whether the file, up to byte ``stop``, is the one that ``stamp`` and ``digest`` were taken of.
 
-        The stamp decides as far as it can: an equal one says yes, another number of bytes says no. Only a
-        file of the same length and of other times (it was copied, or edited in place) is read through.
+        The stamp decides as far as it can: the same one means yes, another number of bytes no. Only a file of
+        the same length and other times, which was copied or edited in place, is read through.
         """
-        return self.stamp == stamp or (self.stamp[0] == stamp[0] and self.digest(stop) == digest)
+        return self.stamp == stamp or (self.stamp[0] == stamp[0] and self.hash_lines(stop) == digest)
 
     def check_unchanged(self) -> None:
-        """See that the file is still the one that was opened.
+        """See that the file is still as it was when reading began.
 
         Raises:
             UserError: it has been written to, replaced or removed.
         """
-        if not self.path.is_file() or self._stamp() != self.stamp:
+        if not self.path.is_file() or self._read_stamp() != self.stamp:
             raise UserError(f"{self.path} changed while it was read: leave it alone and run again")
 
     @contextlib.contextmanager
-    def progress(self, description: str, start: int | None = None) -> Iterator[Callable[[int, int], None]]:
-        """A bar over the file's bytes from ``start`` on; gives a function that takes bytes and rows done."""
+    def show_progress(
+        self, description: str, start: int | None = None
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Show a bar over the file's bytes from ``start`` on; gives a function of the bytes and rows done."""
         rows = 0
         total = None if self.compressed else self.stamp[0]
         done = start or len(self.header)
@@ -143,16 +160,16 @@ class LineFile:
 
             yield advance
 
-    def _stamp(self) -> list[int]:
+    def _read_stamp(self) -> list[int]:
         status = self.path.stat()
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[BinaryIO]:
-        """What the lines say.
+        """Open the file, unpacked where it is compressed.
 
         Raises:
-            UserError: in the block, which reads from it, the file cannot be read.
+            UserError: the block, which reads from it, cannot.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -165,7 +182,18 @@ class LineFile:
             except OSError as error:
                 raise UserError(f"{self.path} cannot be read ({error.strerror}): mend that") from None
 
-    def _line(self, file: BinaryIO, place: int) -> bytes:
+    def _warn_of_torn_end(self, content: bytes) -> None:
+        if not content.endswith(b"\n"):
+            tqdm.write(f"{self.path}: the last line has no end; see that it is whole", sys.stderr)
+
+    def _check_blank(self, blank: list[Line]) -> None:
+        if len(blank) > MAX_BLANK_LINES:
+            raise UserError(
+                f"{self.path}: more than {MAX_BLANK_LINES:,} blank lines from byte {blank[0].place:,} on: "
+                "take them out"
+            )
+
+    def _read_line(self, file: BinaryIO, place: int) -> bytes:
         line = file.readline(MAX_LINE)
         if len(line) == MAX_LINE and not line.endswith(b"\n"):
             raise UserError(

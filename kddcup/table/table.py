@@ -1,19 +1,17 @@
-"""A table on disk, read row by row."""
+"""A table on disk, read row by row, and the rows of it that were refused."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
-
-import numpy as np
-import xxhash
+from typing import NoReturn
 
 from kddcup.io.errors import UserError
-from kddcup.table.lines import Line, LineFile
-from kddcup.table.rows import COLUMNS, MAX_PIXELS, BadRow, BadRowError, Row, _array, _integer, _largest
-
-FIRST_ROWS = 100
-"""That tell the dimension of a table's features."""
+from kddcup.io.files import write_text
+from kddcup.table.lines import LineFile
+from kddcup.table.rows import BadRow, Row, RowParser
 
 
 class Table(LineFile):
@@ -28,35 +26,27 @@ class Table(LineFile):
 
     def __init__(self, path: str | os.PathLike) -> None:
         super().__init__(path)
-        names = self.header.decode(errors="replace").rstrip("\r\n").split("\t")
-        missing = [column for column in COLUMNS if column not in names]
-        if missing:
-            raise UserError(
-                f"{path}, line 1: the header lacks {', '.join(missing)}; "
-                f"expected the columns {' '.join(COLUMNS)}"
-            )
-        twice = [column for column in COLUMNS if names.count(column) > 1]
-        if twice:
-            raise UserError(f"{path}, line 1: the header has {', '.join(twice)} twice; take one out")
-        self._places = [names.index(column) for column in COLUMNS]
-        self._width = len(names)
+        try:
+            self._parser = RowParser(self.header)
+        except ValueError as error:
+            raise UserError(f"{path}, line 1: {error}") from None
 
     def rows(self, description: str) -> Iterator[Row]:
-        """All rows in order, under a progress bar in bytes that bears ``description``.
+        """Read all rows in order, under a progress bar in bytes that bears ``description``.
 
         Raises:
             UserError: a row does not hold what the header promises; names the file, the line and the matter.
         """
         count = 0
-        with self.progress(description) as advance:
+        with self.show_progress(description) as advance:
             for row in self.read():
                 if isinstance(row, BadRow):
-                    raise self.refusal(count, row.error)
+                    self.refuse_row(count, row.detail)
                 count += 1
                 yield row
                 advance(row.size, 1)
         if count == 0:
-            raise self.rowless()
+            self.refuse_empty()
 
     def read(
         self,
@@ -65,110 +55,90 @@ class Table(LineFile):
         dim: int | None = None,
         known: Mapping[int, int] = MappingProxyType({}),
     ) -> Iterator[Row | BadRow]:
-        """The rows whose lines begin at bytes ``start`` to ``stop``; all by default.
+        """Read the rows whose lines begin at bytes ``start`` to ``stop``; all by default.
 
         Args:
             start: as in :meth:`lines`, which says what errors there are.
             stop: likewise.
-            dim: of the features; by default, that of the first good row. Rows of another are bad.
+            dim: D of the features; by default, that of the first good row. Rows of another are bad.
             known: the checksum of a product's image that has been read before. Features are most of a table,
                 and a product comes again and again: those of the same image are not decoded once more.
         """
         for line in self.lines(start, stop):
-            try:
-                row = self._parse(line, dim, known)
-                if row.features is not None:
-                    dim = row.features.shape[1]
-            except BadRowError as bad:
-                row = BadRow(bad, line.digest, line.place, len(line.content))
+            row = self._parser.parse(line, dim, known)
+            if isinstance(row, Row) and row.features is not None:
+                dim = row.features.shape[1]
             yield row
 
-    def dimension(self, patience: int) -> int | None:
-        """D of most of the first rows; None where more than ``patience`` bad ones are all that comes first.
+    def read_dimension(self, max_bad_rows: int) -> int | None:
+        """Read D of the first good row; None where more than ``max_bad_rows`` precede it."""
+        for row in itertools.islice(self.read(), max_bad_rows + 1):
+            if isinstance(row, Row):
+                return row.features.shape[1]
+        return None
 
-        Half of a row's features would do for a row of another dimension; it is not the first one to say so.
+    def refuse_row(self, rows_before: int, detail: str) -> NoReturn:
+        """Say what is wrong with a bad row."""
+        raise UserError(f"{self.path}, line {rows_before + 2}: {detail}; mend the row or take it out")
+
+    def refuse_empty(self) -> NoReturn:
+        """Say that the table has no row."""
+        raise UserError(f"{self.path} has a header and no row: put the whole table there")
+
+
+class BadRows:
+    """The bad rows of a table so far: the first ends the run, or they are skipped and listed in a file.
+
+    Args:
+        table: whose rows they are.
+        path: a file to list them in; by default the first ends the run.
+        limit: how many may be skipped.
+
+    Attributes:
+        rows: line number, kind and detail of each.
+        limit: 0 where none may be skipped.
+    """
+
+    def __init__(self, table: Table, path: Path | None = None, limit: int = 0) -> None:
+        self._table, self._path = table, path
+        self.limit = limit if path else 0
+        self.rows: list[tuple[int, str, str]] = []
+
+    def __len__(self) -> int:
+        """How many were skipped."""
+        return len(self.rows)
+
+    def add(self, rows_before: int, kind: str, detail: str) -> None:
+        """Skip a row that so many rows of the table come before.
+
+        Raises:
+            UserError: it may not be skipped, or too many are bad; or the table has been written to.
         """
-        found: Counter[int] = Counter()
-        bad_rows = 0
-        for line in self.lines():
-            try:
-                found[self._parse(line, None, {}).features.shape[1]] += 1
-            except BadRowError:
-                bad_rows += 1
-            if found.total() >= FIRST_ROWS or bad_rows > patience:
-                break
-        return found.most_common(1)[0][0] if found else None
-
-    def refusal(self, rows_before: int, reason: object) -> UserError:
-        """What a user is told of a bad row."""
-        return UserError(f"{self.path}, line {rows_before + 2}: {reason}; mend the row or take it out")
-
-    def rowless(self) -> UserError:
-        """What a user is told of a table without a row."""
-        return UserError(f"{self.path} has a header and no row: put the whole table there")
-
-    def _fields(self, line: bytes) -> list[memoryview]:
-        """The fields of a line in the order of :data:`COLUMNS`; views, since features are large."""
-        end = len(line)
-        while end and line[end - 1] in b"\r\n":
-            end -= 1
-        tabs = [-1]
-        while len(tabs) <= self._width and (tab := line.find(b"\t", tabs[-1] + 1, end)) >= 0:
-            tabs.append(tab)
-        if len(tabs) != self._width:
-            found = line.count(b"\t") + 1
-            raise BadRowError(
-                "number of fields", f"expected {self._width} tab-separated fields, found {found}"
+        # A table that is written to meanwhile has half a line.
+        self._table.check_unchanged()
+        if not self._path:
+            self._table.refuse_row(rows_before, detail)
+        self.rows.append((rows_before + 2, kind, detail))
+        if len(self.rows) > self.limit:
+            self.write()
+            raise UserError(
+                f"{self._table.path}: more than {self.limit:,} bad rows ({self.count_kinds()}), "
+                f"listed in {self._path}: mend the table or raise --max_bad_rows"
             )
-        tabs.append(end)
-        view = memoryview(line)
-        return [view[tabs[place] + 1 : tabs[place + 1]] for place in self._places]
 
-    def _parse(self, line: Line, dim: int | None, known: Mapping[int, int]) -> Row:
-        product_id, image_h, image_w, num_boxes, boxes, features, labels, query, query_id = self._fields(
-            line.content
-        )
-        height, width = _integer("image_h", image_h), _integer("image_w", image_w)
-        n = _integer("num_boxes", num_boxes)
-        if height == 0 or width == 0:
-            raise BadRowError(
-                "image_h or image_w is 0",
-                f"image_h and image_w must be at least 1, found {height} and {width}",
-            )
-        if n == 0:
-            raise BadRowError("num_boxes is 0", "num_boxes is 0, expected at least 1")
-        image = xxhash.xxh3_64()
-        for field in (image_h, image_w, num_boxes, boxes, features):
-            image.update(field)
-        product, checksum = _integer("product_id", product_id), image.intdigest()
-        region_features, largest = None, 0.0
-        if known.get(product) != checksum:
-            region_features = _array("features", features, np.float32, n, dim)
-            largest = _largest("features", region_features)
-        pixels = _array("boxes", boxes, np.float32, n, 4)
-        if _largest("boxes", pixels) > MAX_PIXELS:
-            raise BadRowError("boxes far outside", f"boxes holds a coordinate beyond ±{MAX_PIXELS:g} pixels")
-        class_labels = _array("class_labels", labels, np.int64, n, 1)[:, 0]
-        if class_labels.min() < 0:
-            raise BadRowError(
-                "class_labels is negative", f"class_labels holds {class_labels.min()}, expected ids from 0"
-            )
-        try:
-            text = str(query, "utf-8")
-        except UnicodeDecodeError:
-            raise BadRowError("query is not UTF-8", "query is not UTF-8") from None
-        return Row(
-            product,
-            height,
-            width,
-            pixels,
-            region_features,
-            largest,
-            class_labels,
-            text,
-            _integer("query_id", query_id),
-            checksum,
-            line.digest,
-            line.place,
-            len(line.content),
-        )
+    def refuse_table(self) -> NoReturn:
+        """Say that the table has no good row, and list its bad ones."""
+        if not self.rows:
+            self._table.refuse_empty()
+        self.write()
+        raise UserError(f"{self._table.path} has no good row; {self._path} lists the bad ones")
+
+    def count_kinds(self) -> str:
+        """Say how many were skipped for which reason."""
+        return ", ".join(f"{kind}: {n:,}" for kind, n in Counter(row[1] for row in self.rows).most_common())
+
+    def write(self) -> None:
+        """List them, where they are to be listed."""
+        if self._path:
+            rows = (("line", "reason", "detail"), *self.rows)
+            write_text(self._path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
