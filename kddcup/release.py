@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from kddcup import stages
 from kddcup.cli import parse_settings
-from kddcup.io.atomic import PARTS, atomic_write
+from kddcup.io.atomic import PARTS, atomic_folder, atomic_write
 from kddcup.io.errors import UserError, explain_error, run_script
 from kddcup.io.files import read_json, write_json
 from kddcup.io.folders import MARKER, read_marker, verify_checksums
@@ -193,8 +193,7 @@ def extract(path: Path, folder: Path) -> None:
         raise UserError(f"{place} exists already: move it away, or name another folder with '--to'")
     # Of the time at which they are written, as a stranger's may be none.
     below = [entry.replace(name=str(names[entry].relative_to(top)), mtime=None) for entry in below]
-    with atomic_write(place, sum(entry.size for entry in entries)) as part, opened(path) as tar:
-        part.mkdir()
+    with atomic_folder(place, sum(entry.size for entry in entries)) as part, opened(path) as tar:
         tar.extractall(part, tqdm(below, desc="unpack", disable=None), filter="data")
     print(f"{len(below)} members of {path}: {place}")
 

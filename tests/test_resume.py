@@ -184,7 +184,7 @@ def test_a_run_that_cannot_begin_leaves_the_one_of_before_to_be_resumed(trained,
     (tmp_path / "model-epoch0.pth").touch()
     point_to(tmp_path, "model-epoch0.pth", "")
     before = (tmp_path / POINTER).read_bytes()
-    (tmp_path / ".last-step.pth.999999999.part").touch()
+    (tmp_path / ".last-step.pth.0a1b2c3d.part").touch()
     done = run_script("model1", *flags(trained, "model1", tmp_path), "--data_dir", tmp_path / "typo")
     assert_one_line_error(done, "typo")
     assert (tmp_path / POINTER).read_bytes() == before

@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import glob
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +19,87 @@ PARTS = ".*.part"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-@contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, size: int | None = None) -> Iterator[Path]:
-    """Give a temporary path beside ``path``, of a file or a folder that the block writes.
+def atomic_write(path: str | os.PathLike, size: int | None = None) -> AbstractContextManager[Path]:
+    """Give the path of an empty file beside ``path``, which the block writes.
 
-    When the block ends without an exception, what it wrote is flushed to the disk and renamed to ``path``;
+    When the block ends without an exception, the file is flushed to the disk and renamed to ``path``;
     otherwise it is removed. Whatever happens on the way, ``path`` is as it was, or all that the block wrote.
 
     Args:
-        path: where it will be; its folder is created. A folder there must be empty or absent.
+        path: where it will be; its folder is created.
         size: bytes that will be needed, at least, where that is known.
 
     Raises:
         UserError: it cannot be written; of a full disk it says how much was needed and how much is free.
     """
-    path = Path(path)
-    # Of a name of its own, since two runs may write one file at once, perhaps from two machines.
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    return _replace(Path(path), Path.touch, size)
+
+
+def atomic_folder(path: str | os.PathLike, size: int | None = None) -> AbstractContextManager[Path]:
+    """Give the path of an empty folder, which the block fills; otherwise as :func:`atomic_write`.
+
+    A folder that is at ``path`` already must be empty.
+    """
+    return _replace(Path(path), Path.mkdir, size)
+
+
+@contextlib.contextmanager
+def _replace(path: Path, create: Callable[[Path], None], size: int | None) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
-        try:
+        with _hold_part(path, create) as part:
             yield part
             for written in (part, *part.rglob("*")):
                 _flush(written)
             os.replace(part, path)
             _flush(path.parent)
-        finally:
-            _remove(part)
     except OSError as error:
         raise UserError(explain_write_error(path, error, size)) from None
+
+
+@contextlib.contextmanager
+def _hold_part(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """Create what will be ``path`` and hold its lock, by which others see that its writer lives."""
+    # Of a name of its own, since two runs may write one file at once.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    # It gets that name when it is locked, lest it is taken for a leftover before.
+    unlocked = part.with_suffix(".new")
+    try:
+        create(unlocked)
+        with _open_lock(unlocked) as lock:
+            # On a file system without locks nothing is locked, and no leftover is removed.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            unlocked.rename(part)
+            yield part
+    finally:
+        _remove(unlocked)
+        _remove(part)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed runs were writing in a folder: of the file ``name``, by default of any."""
     pattern = name if name == "*" else glob.escape(name)
     for left in folder.glob(f".{pattern}.*.part"):
-        if not Path("/proc", left.name.split(".")[-2].split("-")[0]).exists():
+        # An error says that its writer lives, here or on another host; or that this cannot be found out.
+        with contextlib.suppress(OSError), _open_lock(left) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(left)
+
+
+@contextlib.contextmanager
+def _open_lock(part: Path) -> Iterator[int]:
+    """Open a file or a folder for a lock of flock(), which belongs to the descriptor.
+
+    One of lockf() would be lost when this process closes any other descriptor of the file.
+    """
+    # On NFS only what is open for writing can be locked.
+    descriptor = os.open(part, os.O_RDONLY if part.is_dir() else os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _remove(part: Path) -> None:

@@ -1,4 +1,4 @@
-"""A user's mistake ends in one line, not in a traceback."""
+"""Users' mistakes, which end in one line and not in a traceback."""
 
 import os
 import sys
@@ -26,8 +26,6 @@ def make_printable(text: str) -> str:
 
 def explain_error(error: Exception) -> str:
     """Say in one printable line of moderate length what an error says, whoever chose its words."""
-    if "weights_only" in str(error):  # PyTorch goes on to advise the unsafe way
-        return "it is torn, or holds something other than tensors and plain values"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return make_printable(str(error))[:300] or type(error).__name__
@@ -36,32 +34,34 @@ def explain_error(error: Exception) -> str:
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's ``main``; a :class:`UserError` becomes one line on stderr and exit code 1.
 
-    After SIGTERM the exit code is :data:`TERMINATED`.
+    After SIGTERM the exit code is :data:`TERMINATED`. With ``KDDCUP_DEBUG=1`` in the environment the one line
+    comes after the traceback.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         _end_at_once(main)
-    elif code := _outcome(main):
+    elif code := _run(main):
         sys.exit(code)
 
 
-def _outcome(main: Callable[[], None]) -> int:
-    """The exit code, after which there is nothing to say any more."""
+def _run(main: Callable[[], None]) -> int:
+    """Run ``main`` and say how it failed, if it did; returns the exit code."""
     try:
         main()
-    except UserError as error:
-        said = f"error: {make_printable(str(error))}"
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        said = f"error: {make_printable(what)}"
+    except (UserError, OSError) as error:
+        if os.environ.get("KDDCUP_DEBUG") == "1":
+            error.__suppress_context__ = False
+            traceback.print_exception(error)
+        about_file = isinstance(error, OSError) and error.filename
+        message = f"{error.filename}: {error.strerror}" if about_file else str(error)
+        print(f"error: {make_printable(message)}", file=sys.stderr)
+        return 1
     except Terminated as saved:
         print(saved, file=sys.stderr)
         return TERMINATED
     except KeyboardInterrupt:
-        said = "interrupted"
-    else:
-        return 0
-    print(said, file=sys.stderr)
-    return 1
+        print("interrupted", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _end_at_once(main: Callable[[], None]) -> NoReturn:
@@ -73,7 +73,7 @@ def _end_at_once(main: Callable[[], None]) -> NoReturn:
     """
     code: object = 1
     try:
-        code = _outcome(main)
+        code = _run(main)
     except SystemExit as end:
         code = end.code
     except BaseException:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kddcup.io.atomic import atomic_write, count_bytes
 from kddcup.io.errors import UserError, explain_error
-from kddcup.io.unpickler import DataUnpickler
+from kddcup.io.unpickler import read_data
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -68,10 +68,10 @@ def read_pickle(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            return DataUnpickler(file).load()
+            return read_data(file)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: make it with '{made_by}'") from None
-    except Exception as error:  # what is wrong with a file shows itself in many ways
+    except (OSError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{path} cannot be read ({explain_error(error)}): make it anew with '{made_by}'"
         ) from None
@@ -90,7 +90,7 @@ def read_arrays(path: str | os.PathLike, made_by: str) -> dict[str, np.ndarray]:
         UserError: the file is absent, torn, or holds anything but arrays; ``made_by`` is the command named.
     """
     try:
-        refuse_zip_bomb(path)
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as entries:
             arrays = dict(entries)
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
@@ -100,12 +100,8 @@ def read_arrays(path: str | os.PathLike, made_by: str) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({explain_error(error)}): make it with '{made_by}'") from None
 
 
-def refuse_zip_bomb(path: str | os.PathLike) -> None:
-    """See that a zip file compresses nothing, as ``torch.save`` and ``numpy.savez`` do not.
-
-    Raises:
-        ValueError: it would unpack to more than its own size.
-    """
+def _refuse_bomb(path: str | os.PathLike) -> None:
+    """See that a zip file compresses nothing, as ``numpy.savez`` does not."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
             raise ValueError("it would unpack to more than its own size")
