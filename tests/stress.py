@@ -30,7 +30,7 @@ from kddcup.cli import parse_settings
 from kddcup.io.errors import TERMINATED, UserError, run_script
 from kddcup.io.folders import LOCK, lock_folder
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.train.checkpoint import POINTER
+from kddcup.train.folder import POINTER
 from tests.conftest import ROOT
 from tests.test_resume import KILLED, assert_equal, torchrun
 

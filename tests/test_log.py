@@ -11,15 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kddcup.train.checkpoint import RunConfig
-from kddcup.train.log import FOLDER, EpochLog, Pace, named_rates, peak_memory
-from kddcup.train.processes import Process
+from kddcup.train.log import FOLDER, EpochLog, Throughput, measure_peak_memory, name_groups
 from kddcup.train.trainer import Trainer
-from multilabel.model import MultiLabelClassifier
 from tests import small
 from tests.conftest import run_script
-from tests.poisoned import settings
 
-CPU = torch.device("cpu")
 LINE = (
     r"epoch {epoch}: matching \d+\.\d{{4}}  valid NDCG@5 0\.\d{{4}}  rate item \S+, score \S+  "
     r"\d+ s, [\d,]+ samples/s, \d+\.\d% waiting for data  "
@@ -28,18 +24,16 @@ LINE = (
 
 
 def log(epoch: int, folder: Path, **others: object) -> EpochLog:
-    pace = Pace(steps=30, seconds=12.0, waited=3.0)
-    told = EpochLog(
-        epoch,
-        {"tagging": 1.5, "captioning": 0.25},
-        0.71238,
-        {"item": 5e-6, "query+score": 1e-4},
-        pace,
-        64,
-        1_234_000_000,
-        folder / f"model-epoch{epoch}.pth",
+    found = EpochLog(
+        epoch=epoch,
+        losses={"tagging": 1.5, "captioning": 0.25},
+        ndcg=0.71238,
+        rates={"item": 5e-6, "query+score": 1e-4},
+        throughput=Throughput(steps=30, rows=1920, seconds=12.0, waited=3.0),
+        peak_memory=1_234_000_000,
+        checkpoint=folder / f"model-epoch{epoch}.pth",
     )
-    return replace(told, **others)
+    return replace(found, **others)
 
 
 def curves(folder: Path) -> EventAccumulator:
@@ -52,7 +46,7 @@ def steps(folder: Path, name: str) -> list[int]:
 
 
 def test_a_line_worked_by_hand():
-    assert log(3, Path("out")).line() == (
+    assert log(3, Path("out")).format_line() == (
         "epoch 3: tagging 1.5000  captioning 0.2500  valid NDCG@5 0.7124  rate item 5e-06, "
         "query+score 0.0001  12 s, 160 samples/s, 25.0% waiting for data  peak memory 1.23 GB  "
         "out/model-epoch3.pth"
@@ -60,10 +54,10 @@ def test_a_line_worked_by_hand():
 
 
 def test_an_epoch_that_was_done_before_the_resume_has_no_speed(tmp_path):
-    told = log(0, tmp_path, pace=Pace(0, 1e-6, 1e-6))
-    assert "samples/s" not in told.line()
-    assert "waiting" not in told.line()
-    told.write()
+    resumed = log(0, tmp_path, throughput=Throughput())
+    assert "samples/s" not in resumed.format_line()
+    assert "waiting" not in resumed.format_line()
+    resumed.write()
     assert set(curves(tmp_path).Tags()["scalars"]) == {
         *("loss/tagging", "loss/captioning", "rate/item", "rate/query+score", "valid/NDCG@5")
     }
@@ -99,37 +93,37 @@ def test_epochs_trained_again_take_the_place_of_those_before(tmp_path):
 
 def test_peak_memory_is_the_kernels_figure_in_bytes():
     status = Path("/proc/self/status").read_text()
-    assert peak_memory(CPU) == pytest.approx(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]), rel=0.05)
+    expected = 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    assert measure_peak_memory(torch.device("cpu")) == pytest.approx(expected, rel=0.05)
 
 
-def test_rates_are_named_by_the_parts_that_they_are_of():
-    model = MultiLabelClassifier(small.CONFIG, 2, 3)
+def test_groups_are_named_by_the_parts_that_they_are_of():
+    model = small.MULTILABEL.build(small.CONFIG)
     groups = [
         {"params": list(model.item.parameters())},
         {"params": [*model.caption.parameters(), *model.rnn.parameters()]},
     ]
-    assert named_rates(model, groups) == ["item", "caption+rnn"]
+    assert name_groups(model, groups) == ["item", "caption+rnn"]
 
 
-def test_the_speed_counts_only_what_this_process_did(tmp_path, monkeypatch, capsys):
-    told = replace(settings(), checkpoints_dir=str(tmp_path), save_every=4, batch_size=100)
+def test_the_speed_counts_the_rows_that_this_process_trained_on(tmp_path, monkeypatch, capsys):
+    settings = small.settings(*("--checkpoints_dir", str(tmp_path), "--save_every", "4", "--epochs", "30"))
+    config = RunConfig(training=asdict(settings))
 
-    def trainer(restarted: bool) -> Trainer:
-        model = MultiLabelClassifier(small.CONFIG, 2, 3)
-        groups = [{"params": [one for one in model.parameters() if one.requires_grad], "lr": 0.1}]
-        config = RunConfig(training=asdict(told))
-        return Trainer(Process(0, 1, CPU, restarted=restarted), model, groups, {"model": model}, told, config)
+    def trainer(resume: bool) -> Trainer:
+        model = small.MULTILABEL.build(small.CONFIG)
+        return small.trainer(model, replace(settings, resume=resume), config=config)
 
-    batches = small.Batches([[small.batch()]] * 5)
-    trainer(False).steps(0, batches)
+    batches = small.Batches([[small.batch()] * 20] * 5)
+    small.train(trainer(False), batches)
     resumed = trainer(True)
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    resumed.steps(0, batches)
+    small.train(resumed, batches)
     resumed.finish(0, lambda: 0.5)
-    speed = int(re.search(r"(\d+) samples/s", capsys.readouterr().out)[1])
-    # One step of 100 rows in the two ticks or more that a step takes; with the four of before it would be 5.
-    assert 0 < speed <= 50
+    seconds, speed = re.search(r"(\d+) s, (\d+) samples/s", capsys.readouterr().out).groups()
+    # One step is left of the five: twenty micro-batches of three rows.
+    assert int(seconds) * int(speed) == 60
 
 
 def test_a_run_tells_its_settings_at_the_start_and_each_epoch_in_a_line(trained, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kddcup.train.checkpoint import STEP, newest_checkpoint
+from kddcup.train.folder import STEP, find_newest
 from tests.conftest import ROOT, run_script
 
 pytestmark = pytest.mark.slow
@@ -127,6 +127,6 @@ def test_a_cut_cable_ends_both_sides_with_a_sound_checkpoint(trained, tmp_path, 
         printed = ended(one)
         assert one.returncode != 0
         assert f"error: rank {node} lost the other processes" in printed, printed[-3000:]
-    saved = torch.load(newest_checkpoint(folder), weights_only=True)
+    saved = torch.load(find_newest(folder), weights_only=True)
     assert saved["state"]["step"] > 0 or saved["state"]["epoch"] > 0
     assert all(value.isfinite().all() for value in saved["item"].values())

@@ -80,6 +80,7 @@ class Trainer:
         if settings.resume or process.restarted:
             self._progress = resume(process, settings, config, self._parts, optimizer)
         self._steps_left = settings.max_steps or None
+        self._steps_per_epoch = 0
         # Gives all ranks the parameters of rank 0.
         self._wrapped = DistributedDataParallel(self.model) if process.ranks > 1 else self.model
 
@@ -113,7 +114,8 @@ class Trainer:
             UserError: a step had a number that is not finite.
             Terminated: a rank was sent SIGTERM; the run has been saved.
         """
-        progress, settings, count = self._progress, self._settings, len(loader)
+        progress, settings = self._progress, self._settings
+        self._steps_per_epoch = count = len(loader)
         if progress.step > count:
             raise UserError(
                 f"the newest checkpoint of {settings.checkpoints_dir} is at step {progress.step} of an epoch "
@@ -136,20 +138,20 @@ class Trainer:
                 throughput.steps += 1
                 throughput.rows += sum(map(len, batch))
                 bar.update()
-                self._save_if_due(count)
+                self._save_if_due()
                 if self._steps_left == 0:
                     break
                 asked = time.monotonic()
         self._guard.check()
         throughput.seconds = time.monotonic() - started
 
-    def _save_if_due(self, count: int) -> None:
-        """After a step of an epoch of ``count`` steps: save, stop where that was asked for."""
+    def _save_if_due(self) -> None:
+        """After a step: save, stop where that was asked for."""
         progress, settings = self._progress, self._settings
         if self._steps_left:
             self._steps_left -= 1
         due = settings.save_every and progress.step % settings.save_every == 0
-        if self._guard.told_to_stop or (due and progress.step < count):
+        if self._guard.told_to_stop or (due and progress.step < self._steps_per_epoch):
             self._save(STEP)
         if self._guard.told_to_stop:
             raise Terminated(f"terminated after epoch {progress.epoch}, step {progress.step - 1}: {GO_ON}")
@@ -209,7 +211,7 @@ class Trainer:
             distributed.all_reduce(sums)
         *means, throughput.rows = sums.tolist()
         names = list(progress.losses)
-        if self._steps_left != 0:
+        if progress.step == self._steps_per_epoch:
             self._progress = Progress(epoch + 1)
         path = checkpoint_path(self._settings.checkpoints_dir, epoch)
         self._save(path.name)
