@@ -5,12 +5,16 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
+from multiprocessing import connection, reduction, resource_sharer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+import kddcup.data.loader
 from kddcup import stages
 from kddcup.data.corpus import open_info
 from kddcup.data.loader import TrainLoader
@@ -111,14 +115,57 @@ def test_batches_are_prefetched_in_order_by_a_thread_or_by_workers(trained, work
         assert torch.equal(batch.images.features, alone.images.features)
 
 
-def test_a_reading_process_that_is_killed_ends_in_one_line(trained):
-    others = multiprocessing.active_children()
-    batches = loader(trained, "--workers", "1", "--batch_size", "2").epoch(0, torch.device("cpu"))
-    next(batches)
-    (child,) = set(multiprocessing.active_children()) - set(others)
-    os.kill(child.pid, signal.SIGKILL)
+def kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+WAYS_TO_DIE = {
+    "while it reads": kill,
+    "by an exit": lambda: os._exit(1),
+    "before it is trusted": lambda: setattr(connection, "deliver_challenge", kill),
+    "before a batch's memory is handed over": lambda: setattr(reduction, "send_handle", kill),
+}
+"""What a reading process does as it reads a batch."""
+
+
+def read_with(monkeypatch, act: Callable[[], object]) -> None:
+    """Have reading processes act so before they read a batch, and be looked after in shorter turns."""
+    read = TrainLoader.batch
+
+    def act_and_read(self: TrainLoader, rows: np.ndarray, epoch: int) -> list:
+        act()
+        return read(self, rows, epoch)
+
+    monkeypatch.setattr(TrainLoader, "batch", act_and_read)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+@pytest.mark.parametrize("way", WAYS_TO_DIE)
+def test_a_reading_process_that_dies_ends_in_one_line(trained, monkeypatch, way):
+    read_with(monkeypatch, WAYS_TO_DIE[way])
     with pytest.raises(UserError, match="reads batches was killed .* fewer --workers"):
-        list(batches)
+        list(loader(trained, "--workers", "1").epoch(0, CPU))
+
+
+def test_a_reading_process_that_is_dead_when_its_batch_is_fetched_ends_in_one_line(trained, monkeypatch):
+    connect, others = resource_sharer._resource_sharer.get_connection, set(multiprocessing.active_children())
+
+    def connect_to_the_dead(ident: tuple) -> connection.Connection:
+        (child,) = set(multiprocessing.active_children()) - others
+        child.kill()
+        child.join()
+        return connect(ident)
+
+    monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", connect_to_the_dead)
+    with pytest.raises(UserError, match="reads batches was killed .* fewer --workers"):
+        list(loader(trained, "--workers", "1").epoch(0, CPU))
+
+
+def test_an_error_of_a_reading_process_is_not_taken_for_its_death(trained, monkeypatch):
+    monkeypatch.setattr(kddcup.data.loader, "DEATH_SECONDS", 0.1)
+    read_with(monkeypatch, lambda: os.stat("absent"))
+    with pytest.raises(FileNotFoundError, match="Original Traceback"):
+        list(loader(trained, "--workers", "1").epoch(0, CPU))
 
 
 def test_too_few_rows_for_a_batch_are_refused(trained):

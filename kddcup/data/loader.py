@@ -1,6 +1,8 @@
 """Batches of training rows, gathered from the store and prefetched while the step runs."""
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from kddcup.io.errors import UserError, explain_error
 from kddcup.io.ragged import Ragged
 
 PREFETCHED = 2
+DEATH_SECONDS = 5.0
+"""How long to wait for a process to be dead whose connections have failed."""
 
 
 class TrainLoader:
@@ -73,26 +77,40 @@ class TrainLoader:
 
     def epoch(self, epoch: int, device: torch.device, first: int = 0) -> Iterator[list[Batch]]:
         """This rank's batches of an epoch from the batch ``first`` on, as micro-batches on ``device``."""
+        pin = device.type == "cuda"
+        for parts in BackgroundGenerator(self._read(epoch, first, pin), max_prefetch=PREFETCHED):
+            yield [part.to(device) for part in parts]
+
+    def _read(self, epoch: int, first: int, pin: bool) -> Iterator[list[Batch]]:
+        """Read batches on the CPU, page-locked where ``pin``; runs in the thread that prefetches.
+
+        It also pins: a thread of the DataLoader's own that does would hide how a worker ended. And only where
+        a DataLoader starts in the main thread does it have the death of a worker raise an error wherever that
+        thread happens to be.
+        """
         workers = self._settings.workers
-        batches = DataLoader(
-            _Epoch(self, epoch, first),
-            batch_size=None,
-            shuffle=False,
-            num_workers=workers,
-            prefetch_factor=PREFETCHED if workers else None,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
+        others = set(multiprocessing.active_children())
+        batches = iter(
+            DataLoader(
+                _Epoch(self, epoch, first),
+                batch_size=None,
+                shuffle=False,
+                num_workers=workers,
+                prefetch_factor=PREFETCHED if workers else None,
+                generator=torch.Generator(),  # of its own: the global one is dropout's, and is resumed
+            )
         )
+        readers = [child.sentinel for child in set(multiprocessing.active_children()) - others]
         try:
-            for parts in BackgroundGenerator(batches, max_prefetch=PREFETCHED):
-                yield [part.to(device) for part in parts]
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            for parts in batches:
+                yield [part.pin_memory() for part in parts] if pin else parts
+        except (RuntimeError, OSError, EOFError) as error:
+            # PyTorch may see a connection fail before the process counts as dead.
+            if not readers or not wait(readers, DEATH_SECONDS):
                 raise
             raise UserError(
-                f"a process that reads batches was killed ({explain_error(error)}), "
-                "perhaps for want of memory: "
-                "go on with '--resume' and fewer --workers"
+                f"a process that reads batches was killed ({explain_error(error)}), perhaps for want of "
+                "memory: go on with '--resume' and fewer --workers"
             ) from None
 
     def batch(self, rows: np.ndarray, epoch: int) -> list[Batch]:
