@@ -12,12 +12,15 @@ sample: $(INSTALLED)
 	$(BIN)/python -m kddcup.sample --out data/sample
 	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/sample
 
+# Each process of the tests has one core.
+TESTS := $(BIN)/python -m pytest -n logical --dist worksteal
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 # Those that take long: kills at many places, whole runs, two hosts.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 test-all: test test-slow
 

@@ -36,8 +36,8 @@ class FinitenessGuard:
     def __init__(self, rank: int, ranks: int, device: torch.device) -> None:
         self._rank, self._ranks, self._device = rank, ranks, device
         self._pending: _Pending | None = None
-        self.told_to_stop = False
-        """Whether a rank has been told so: the same on all ranks, by the steps that have been read."""
+        self.stop_requested = False
+        """Whether a rank asked for it, in the steps that have been read: the same on all ranks."""
 
     def flag(
         self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray, stop: bool
@@ -49,8 +49,7 @@ class FinitenessGuard:
             losses: of this rank.
             gradients: as the optimizer will use them.
             products: ids of this rank's products in the step.
-            stop: whether this rank has been told to stop; travels with the rest, since ranks have to stop
-                after the same step.
+            stop: whether this rank has to stop; travels with the rest, since ranks stop after the same step.
 
         Returns:
             a float32 scalar on the device, 1 if a number is not finite on any rank, else 0: Adam's
@@ -88,7 +87,7 @@ class FinitenessGuard:
         if step.arrived is not None:
             step.arrived.synchronize()
         *losses, gradients, stop = step.flags.tolist()
-        self.told_to_stop = stop > 0
+        self.stop_requested = stop > 0
         bad = [rank for rank, flag in enumerate(losses) if flag]
         if bad or gradients:
             what = (

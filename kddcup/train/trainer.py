@@ -151,9 +151,9 @@ class Trainer:
         if self._steps_left:
             self._steps_left -= 1
         due = settings.save_every and progress.step % settings.save_every == 0
-        if self._guard.told_to_stop or (due and progress.step < self._steps_per_epoch):
+        if self._guard.stop_requested or (due and progress.step < self._steps_per_epoch):
             self._save(STEP)
-        if self._guard.told_to_stop:
+        if self._guard.stop_requested:
             raise Terminated(f"terminated after epoch {progress.epoch}, step {progress.step - 1}: {GO_ON}")
 
     def step(self, batch: list[Batch]) -> None:
