@@ -1,4 +1,4 @@
-"""``python -m kddcup.catalogue``: the drawn catalogue."""
+"""The command ``python -m kddcup.catalogue``: see :mod:`kddcup.pictures.catalogue`."""
 
 from kddcup.io.errors import run_script
 from kddcup.pictures.catalogue import main
