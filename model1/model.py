@@ -34,6 +34,11 @@ class Words(NamedTuple):
         """The queries at the places ``index`` [C]."""
         return Words(*(part[index] for part in self))
 
+    def halve(self) -> tuple["Words", "Words"]:
+        """The first half of the queries, and the second."""
+        first, second = zip(*(part.chunk(2) for part in self), strict=True)
+        return Words(*first), Words(*second)
+
 
 class TextEncoder(FrozenWords):
     """Each word in the context of its query: a bidirectional GRU, its directions averaged."""
@@ -132,16 +137,8 @@ class ScoreModel(nn.Module):
         return weighted.new_zeros(queries, images).index_add(0, places // longest, weighted)
 
     def _cross_weight(self, text: Tensor, image: Tensor) -> Tensor:
-        """[W, I] weights before their softmax.
-
-        PReLU(x) is slope · x + (1 − slope) · ReLU(x): of the first part the sum over the inner layer is a sum
-        of a text part and an image part too, so that only a ReLU has to run on [W, I, 512].
-        """
-        _, activation, last = self.dense_summary
-        slope, inner = activation.weight, last.weight[0]
-        linear = (text @ inner)[:, None] + image @ inner
-        rectified = F.relu(text[:, None] + image) @ inner
-        return slope * linear + (1 - slope) * rectified + last.bias
+        """[W, I] weights before their softmax, by way of [W, I, 512]."""
+        return self.dense_summary[1:](text[:, None] + image).squeeze(2)
 
 
 class Scores(NamedTuple):
@@ -168,8 +165,11 @@ class WordImageModel(Matcher):
 
     def forward(self, batch: Batch) -> Scores:
         """Score B pairs, each query with its negative image, each image with its negative query, and all."""
-        query, image = self.query(batch.queries), self.item(batch.images)
-        negative_query, negative_image = self.query(batch.negative_queries), self.item(batch.negative_images)
+        # In one pass each: two take 12 % longer a step, measured at both sizes on a CPU.
+        words = self.query(TokenBatch.cat([batch.queries, batch.negative_queries]))  # of 2B queries
+        heads = self.item(RegionBatch.cat([batch.images, batch.negative_images]))  # [2B, 1+H, E]
+        query, negative_query = words.halve()
+        image, negative_image = heads.chunk(2)  # [B, 1+H, E] each
         return Scores(
             pair=self.score(query, image),
             negative_image=self.score(query, negative_image),

@@ -35,6 +35,10 @@ class TokenBatch:
         ids = [torch.nn.functional.pad(part.ids, (0, width - part.ids.shape[1])) for part in parts]
         return cls(torch.cat(ids), torch.cat([part.lengths for part in parts]))
 
+    def take(self, index: torch.Tensor) -> "TokenBatch":
+        """The queries at the places ``index`` [C], repeats allowed, padded as before."""
+        return TokenBatch(self.ids[index], self.lengths[index.cpu()])
+
     @property
     def mask(self) -> torch.Tensor:
         """[B, T] bool on the device of ``ids``, true where there is a word."""
@@ -100,6 +104,15 @@ class RegionBatch:
             torch.from_numpy(np.concatenate(features)),
             torch.from_numpy(np.concatenate(boxes)),
             torch.tensor(list(map(len, boxes))),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence["RegionBatch"]) -> "RegionBatch":
+        """Several batches as one."""
+        return cls(
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.boxes for part in parts]),
+            torch.cat([part.lengths for part in parts]),
         )
 
     def to(self, device: torch.device) -> "RegionBatch":
