@@ -24,7 +24,7 @@ test-slow: $(INSTALLED)
 
 test-all: test test-slow
 
-# What the project costs, beside a plain reference and the machine's limit: seven minutes on 2 cores.
+# What the project costs, beside a plain reference and the machine's limit: seven minutes on 2 idle cores.
 bench: $(INSTALLED)
 	THP_MEM_ALLOC_ENABLE=1 $(BIN)/python -m benchmarks
 

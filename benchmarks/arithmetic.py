@@ -1,9 +1,9 @@
 """The least arithmetic of the models: what no rearrangement of the definitions avoids.
 
-Each function gives floating-point operations, two for a multiplication and its addition. A product of [m, k]
-with [k, n] costs m·k·n multiplications forward, as many for the gradient of each factor that is trained or
-leads to something trained. D, E, H, F are the config's region_dim, width, label_heads and ff; R regions of B
-images, W words.
+Each function counts floating-point operations, two for a multiplication and its addition. A product of [m, k]
+with [k, n] costs m·k·n multiplications forward, and as many for the gradient of each factor that is trained
+or leads to something trained. D, E, H, F are the config's region_dim, width, label_heads and ff; R regions of
+B images, W words.
 
     encoder      context R·(4·D² + 2·D·F) + 2·D·Σn², forward alone where it is frozen
                  R·(D·512 + D·(1+H)·E) + R·(512·256 + 256·128 + 128) + B·(1+H)·E·heads·E
@@ -23,8 +23,13 @@ FORWARD, ONE_GRADIENT, BOTH_GRADIENTS = 1, 2, 3
 NEGATIVES = 1000
 
 
-def encoder(config: ModelConfig, images: RegionBatch, heads: int, trained: str) -> int:
-    """Of the image encoder; ``trained`` is ``nothing``, ``dense`` (and ``dense_summary``) or ``all``."""
+def count_words(queries: TokenBatch) -> int:
+    """Count the words of all queries."""
+    return int(queries.lengths.sum())
+
+
+def count_encoder(config: ModelConfig, images: RegionBatch, heads: int, trained: str) -> int:
+    """Count those of the image encoder; ``trained`` is ``nothing``, ``dense`` (both parts) or ``all``."""
     dim, width, regions = config.region_dim, config.width, len(images.features)
     context = regions * (4 * dim**2 + 2 * dim * config.ff) + 2 * dim * int((images.lengths**2).sum())
     first = regions * dim * (SUMMARY[0] + config.heads * width)
@@ -34,55 +39,81 @@ def encoder(config: ModelConfig, images: RegionBatch, heads: int, trained: str) 
     return 2 * sum(a * b for a, b in zip(times, (context, first, inner), strict=True))
 
 
-def gru(words: int, inputs: int, width: int, first_times: int, times: int) -> int:
-    """Of a GRU layer in one direction; its input's product counts ``first_times``."""
+def count_gru(words: int, inputs: int, width: int, first_times: int, times: int) -> int:
+    """Count those of a GRU layer in one direction; its input's product counts ``first_times``."""
     return 2 * words * 3 * width * (inputs * first_times + width * times)
 
 
-def model1_step(config: ModelConfig, batch: Batch) -> int:
-    """A training step of model1."""
-    width, hidden = config.width, config.width // 4
-    rows, words = len(batch.queries) // 2, int(batch.queries.lengths.sum())
-    own = int(batch.queries.lengths[:rows].sum())
-    text = 2 * gru(words, width, hidden, ONE_GRADIENT, BOTH_GRADIENTS)
-    text += 2 * gru(words, 2 * hidden, hidden, BOTH_GRADIENTS, BOTH_GRADIENTS)
+def count_model1_step(config: ModelConfig, batch: Batch) -> int:
+    """Count those of a training step of model1."""
+    width, hidden, rows = config.width, config.width // 4, len(batch)
+    own = count_words(batch.queries)
+    words = own + count_words(batch.negative_queries)
+    images = sum(
+        count_encoder(config, images, config.heads, "dense")
+        for images in (batch.images, batch.negative_images)
+    )
+    text = 2 * count_gru(words, width, hidden, ONE_GRADIENT, BOTH_GRADIENTS)
+    text += 2 * count_gru(words, 2 * hidden, hidden, BOTH_GRADIENTS, BOTH_GRADIENTS)
     parts = 2 * BOTH_GRADIENTS * SUMMARY[0] * (words * hidden + 2 * rows * width)
     pairs = own * rows + own + words  # cross, negative images, pairs with the negative queries
     scores = 2 * pairs * (ONE_GRADIENT * config.label_heads * width + BOTH_GRADIENTS * SUMMARY[0])
-    return encoder(config, batch.images, config.heads, "dense") + text + parts + scores
+    return images + text + parts + scores
 
 
-def model2_step(config: ModelConfig, batch: Batch) -> int:
-    """A training step of model2."""
-    width, rows = config.width, len(batch.queries) // 2
-    words = int(batch.queries.lengths.sum())
-    paired = words + int(batch.queries.lengths[:rows].sum())
-    first = 2 * (gru(words, width, width, ONE_GRADIENT, 0) + gru(paired, 0, width, 0, BOTH_GRADIENTS))
-    second = 2 * gru(paired, 2 * width, width, BOTH_GRADIENTS, BOTH_GRADIENTS)
-    return encoder(config, batch.images, 1, "dense") + first + second
+def count_model2_step(config: ModelConfig, batch: Batch) -> int:
+    """Count those of a training step of model2."""
+    width = config.width
+    own = count_words(batch.queries)
+    words = own + count_words(batch.negative_queries)
+    paired = words + own
+    images = sum(
+        count_encoder(config, images, 1, "dense") for images in (batch.images, batch.negative_images)
+    )
+    first = count_gru(words, width, width, ONE_GRADIENT, 0) + count_gru(paired, 0, width, 0, BOTH_GRADIENTS)
+    second = count_gru(paired, 2 * width, width, BOTH_GRADIENTS, BOTH_GRADIENTS)
+    return images + 2 * (first + second)
 
 
-def multilabel_step(config: ModelConfig, batch: Batch) -> int:
-    """A training step of stage 2."""
+def count_multilabel_step(config: ModelConfig, batch: Batch) -> int:
+    """Count those of a training step of stage 2."""
     width, images = config.width, len(batch.images)
-    said = int(batch.queries.lengths.sum()) + images
+    said = count_words(batch.queries) + images
     labels = 2 * images * width * (config.label_heads * config.vocabulary + NEGATIVES)
     captions = 2 * said * width * (ONE_GRADIENT * config.vocabulary + BOTH_GRADIENTS * 2 * width)
-    read = gru(said, width, width, ONE_GRADIENT, BOTH_GRADIENTS)
-    return encoder(config, batch.images, config.heads, "all") + labels + captions + read
+    read = count_gru(said, width, width, ONE_GRADIENT, BOTH_GRADIENTS)
+    return count_encoder(config, batch.images, config.heads, "all") + labels + captions + read
 
 
-def model1_scores(config: ModelConfig, images: RegionBatch, queries: TokenBatch, pair_words: int) -> int:
-    """Scoring with model1: ``images`` and ``queries`` once, ``pair_words`` words over all candidates."""
-    width, hidden, words = config.width, config.width // 4, int(queries.lengths.sum())
-    text = 2 * gru(words, width, hidden, 1, 1) + 2 * gru(words, 2 * hidden, hidden, 1, 1)
-    parts = 2 * SUMMARY[0] * (words * hidden + len(images) * width)
-    scores = 2 * pair_words * (config.label_heads * width + SUMMARY[0])
-    return encoder(config, images, config.heads, "nothing") + text + parts + scores
+STEPS = {"multilabel": count_multilabel_step, "model1": count_model1_step, "model2": count_model2_step}
 
 
-def model2_scores(config: ModelConfig, images: RegionBatch, queries: TokenBatch, pair_words: int) -> int:
-    """Scoring with model2; of its GRU only the first input product is the query's own."""
-    width, words = config.width, int(queries.lengths.sum())
-    first = 2 * (gru(words, width, width, 1, 0) + gru(pair_words, 0, width, 0, 1))
-    return encoder(config, images, 1, "nothing") + first + 2 * gru(pair_words, 2 * width, width, 1, 1)
+def count_model1_scores(config: ModelConfig, images: RegionBatch, queries: TokenBatch, words: int) -> int:
+    """Count those of scoring with model1.
+
+    Args:
+        config: widths.
+        images: those of the table, each once.
+        queries: likewise.
+        words: of all candidates' queries together.
+    """
+    width, hidden, own = config.width, config.width // 4, count_words(queries)
+    text = 2 * count_gru(own, width, hidden, FORWARD, FORWARD)
+    text += 2 * count_gru(own, 2 * hidden, hidden, FORWARD, FORWARD)
+    parts = 2 * SUMMARY[0] * (own * hidden + len(images) * width)
+    scores = 2 * words * (config.label_heads * width + SUMMARY[0])
+    return count_encoder(config, images, config.heads, "nothing") + text + parts + scores
+
+
+def count_model2_scores(config: ModelConfig, images: RegionBatch, queries: TokenBatch, words: int) -> int:
+    """Count those of scoring with model2; arguments as in :func:`count_model1_scores`.
+
+    Of its GRU only the first input product is the query's own.
+    """
+    width, own = config.width, count_words(queries)
+    first = count_gru(own, width, width, FORWARD, 0) + count_gru(words, 0, width, 0, FORWARD)
+    second = count_gru(words, 2 * width, width, FORWARD, FORWARD)
+    return count_encoder(config, images, 1, "nothing") + 2 * (first + second)
+
+
+SCORES = {"model1": count_model1_scores, "model2": count_model2_scores}

@@ -19,45 +19,44 @@ SQUARE, PRODUCTS = 2048, 20
 
 @dataclass(frozen=True)
 class Job:
-    """Something to measure: ``work`` is timed, ``result`` gives afterwards what it came to."""
+    """Something to measure: ``work`` is timed, ``result`` then gives what it came to."""
 
     work: Callable[[], object]
     result: Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run: ``seconds``, and ``peak`` bytes of the process and its children, mapped files aside."""
+class Run:
+    """A run of a job: ``seconds``, and ``peak`` bytes of the process and its children, mapped files aside."""
 
     seconds: float
     peak: int
 
 
 class Side:
-    """A job in a process of its own, started anew, which waits between its runs.
+    """A job in a process of its own, which waits between its runs.
 
     Args:
-        build: makes the job, in that process; a function of a module.
-        args: of ``build``.
+        prepare: makes the job, in that process; a module's function, or a partial of it.
     """
 
-    def __init__(self, build: Callable[..., Job], *args: object) -> None:
+    def __init__(self, prepare: Callable[[], Job]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, args))
+        self._process = context.Process(target=_serve, args=(theirs, prepare))
         self._process.start()
         theirs.close()
 
-    def run(self) -> Measured:
+    def run(self) -> Run:
         """Do the work once."""
         return self._ask("run")
 
     def result(self) -> Any:
-        """What the work came to."""
+        """Give what the work came to."""
         return self._ask("result")
 
-    def _ask(self, wish: str) -> Any:
-        self._pipe.send(wish)
+    def _ask(self, request: str) -> Any:
+        self._pipe.send(request)
         return self._pipe.recv()
 
     def close(self) -> None:
@@ -66,26 +65,26 @@ class Side:
         self._process.join()
 
 
-def _serve(pipe: Connection, build: Callable[..., Job], args: tuple) -> None:
+def _serve(pipe: Connection, prepare: Callable[[], Job]) -> None:
     # A spawned process would spawn its own workers too, which a user's process does not.
     multiprocessing.set_start_method(None, force=True)
-    job = build(*args)
+    job = prepare()
     while True:
         try:
-            wish = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
-        pipe.send(_timed(job.work) if wish == "run" else job.result())
+        pipe.send(_time(job.work) if request == "run" else job.result())
 
 
-def _timed(work: Callable[[], object]) -> Measured:
-    os.sync()  # so that nobody waits for what another has written
-    peak, done = _own_memory(), threading.Event()
+def _time(work: Callable[[], object]) -> Run:
+    os.sync()  # so that no run waits for what another has written
+    peak, done = _read_own_memory(), threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(POLL_SECONDS):
-            peak = max(peak, _own_memory())
+            peak = max(peak, _read_own_memory())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -94,23 +93,23 @@ def _timed(work: Callable[[], object]) -> Measured:
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()
-    return Measured(seconds, peak)
+    return Run(seconds, peak)
 
 
-def _own_memory() -> int:
-    """Bytes of anonymous memory of this process and its children; pages of mapped files are not counted."""
+def _read_own_memory() -> int:
+    """Read the bytes of anonymous memory of this process and its children; mapped files do not count."""
     total = 0
     for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:  # it has just ended
+        except OSError:  # the child has just ended
             continue
         total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
     return total * 1024
 
 
-def matrix_product_rate() -> float:
-    """The machine's float32 operations per second in products of 2048 × 2048."""
+def measure_matrix_rate() -> float:
+    """Measure the machine's float32 operations per second in products of 2048 × 2048."""
     square = torch.rand(SQUARE, SQUARE)
     square @ square
     start = time.perf_counter()
@@ -119,8 +118,8 @@ def matrix_product_rate() -> float:
     return PRODUCTS * 2 * SQUARE**3 / (time.perf_counter() - start)
 
 
-def copy_seconds(source: Path, written: int) -> float:
-    """Seconds to read a file in order and to write so many bytes beside it, and to flush them."""
+def time_copy(source: Path, written: int) -> float:
+    """Time the sequential read of a file, and the write of so many bytes beside it, flushed: seconds."""
     copy = source.with_suffix(".copy")
     block = bytes(CHUNK)
     start = time.perf_counter()
@@ -137,8 +136,8 @@ def copy_seconds(source: Path, written: int) -> float:
     return seconds
 
 
-def machine() -> str:
-    """Processor, cores and memory, in words."""
+def describe_machine() -> str:
+    """Describe processor, cores and memory."""
     models = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
     ]

@@ -1,13 +1,14 @@
-"""The straightforward way to do what this project does, equal in result: what the benchmarks compare with.
+"""The plain twins: the straightforward way to do what this project does fast, with the same result.
 
-Nothing else imports it. The models inherit the parameters of the project's and compute on them as the
-definitions stand: images padded to the longest of the batch, every region through every layer, cross features
-concatenated, the two vocabulary products apart, one Python loop after the other.
+The benchmarks and the tests compare with them; nothing else imports them. The models have the parameters of
+the project's and compute on them as the definitions stand: images padded to the longest of the batch, every
+region through every layer, features of words and images concatenated, the vocabulary products of tags and
+captions apart, one Python loop after the other.
 """
 
 import base64
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,16 @@ from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.rank.metrics import ndcg
 from kddcup.rank.predictions import Predictions
+from kddcup.text.vocabulary import Vocabulary
+from model1.model import Words
+from multilabel.criterion import NEGATIVES
 
 ROWS_PER_BATCH = 128
 WEIGHTS = 100
 
 
 def pad(images: RegionBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [B, L, D], boxes [B, L, 5] and the mask of real regions [B, L]."""
+    """Pad images to the longest: features [B, L, D], boxes [B, L, 5], true where there is a region [B, L]."""
     lengths = images.lengths.tolist()
     features = nn.utils.rnn.pad_sequence(images.features.split(lengths), batch_first=True)
     boxes = nn.utils.rnn.pad_sequence(images.boxes.split(lengths), batch_first=True)
@@ -38,180 +42,150 @@ def pad(images: RegionBatch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class PaddedEncoder(ImageEncoder):
-    """Everything on [B, L, D], and ``dense`` on every region."""
+    """Everything on [B, L, D], and both Linears of ``dense`` on every region."""
 
-    def forward(self, images: RegionBatch, heads: int | None = None) -> Tensor:
-        """[B, 1+H, E]."""
+    def forward(self, images: RegionBatch) -> Tensor:
+        """Encode B images: [B, 1+H, E]."""
         features, boxes, real = pad(images)
-        x = F.dropout(self.norm(features + self.box_encoding(boxes)), self.dropout, self.training)
-        attention, activation, ff = self.encoders[0], self.activations[0], self.ffs[0]
-        attention.dropout = self.dropout
-        turned = x.transpose(0, 1)  # [L, B, D]
-        attended, _ = attention(turned, turned, turned, key_padding_mask=~real)
-        x = ff(activation(x + attended.transpose(0, 1)))
-        weight = self.dense_summary(x).masked_fill(~real[:, :, None], -torch.inf).softmax(1)
+        x = self.norm(features + self.box_encoding(boxes))  # [B, L, D]
+        x = F.dropout(x, self.dropout, self.training)
+        for attention, activation, ff in zip(self.encoders, self.activations, self.ffs, strict=True):
+            attention.dropout = self.dropout
+            turned = x.transpose(0, 1)  # [L, B, D]
+            attended, _ = attention(turned, turned, turned, key_padding_mask=~real)
+            x = ff(activation(x + attended.transpose(0, 1)))  # [B, L, D]
+        weight = self.dense_summary(x).masked_fill(~real[:, :, None], -torch.inf).softmax(1)  # [B, L, 1]
         return (weight * self.dense(x)).sum(1).view(len(images), -1, self.width)
 
 
-def _encode_words(model: nn.Module, queries: TokenBatch, initial: Tensor | None = None) -> tuple:
-    vectors = model.vectors(queries.ids)
-    packed = pack_padded_sequence(vectors, queries.lengths, batch_first=True, enforce_sorted=False)
-    return model.rnn(packed, initial)
+def _read(
+    rnn: nn.GRU, vectors: Tensor, lengths: Tensor, initial: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run a GRU over padded word vectors [B, T, E]: its outputs, padded, and its final states."""
+    packed = pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
+    output, states = rnn(packed, initial)
+    padded, _ = pad_packed_sequence(output, batch_first=True, total_length=vectors.shape[1])
+    return padded, states
 
 
 class TextEncoder(model1.model.TextEncoder):
-    """Padded words in, packed for the GRU, padded again."""
+    """Padded words, packed for the GRU by PyTorch, and padded again."""
 
-    def forward(self, queries: TokenBatch) -> tuple[Tensor, Tensor]:
-        """Hidden [B, T, E/4] and word vectors [B, T, E]."""
-        output, _ = _encode_words(self, queries)
-        padded, _ = pad_packed_sequence(output, batch_first=True, total_length=queries.ids.shape[1])
-        return padded.unflatten(2, (2, -1)).mean(2), self.embed(queries.ids)
+    def forward(self, queries: TokenBatch) -> Words:
+        """Encode B queries of at least one word each."""
+        output, _ = _read(self.rnn, self.vectors(queries.ids), queries.lengths)
+        return Words(output.unflatten(2, (2, -1)).mean(2), self.embed(queries.ids), queries.mask)
 
 
 class WordScoreModel(model1.model.ScoreModel):
-    """The text and the image part of each word's feature concatenated."""
+    """The hidden state of each word concatenated with the image's caption head."""
 
-    def forward(self, hidden: Tensor, vectors: Tensor, mask: Tensor, heads: Tensor) -> Tensor:
-        """[B] scores of pairs."""
-        caption = heads[:, :1].expand(-1, hidden.shape[1], -1)
-        weight = self.dense_summary(torch.cat([hidden, caption], 2)).squeeze(2)
-        weight = weight.masked_fill(~mask, -torch.inf).softmax(1)
-        score = (vectors @ heads[:, 1:].transpose(1, 2)).amax(2)
-        return (weight * score).sum(1)
+    def weigh_words(self, words: Words, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [B, T] of words and their products with the label heads [B, T, H]."""
+        caption = heads[:, :1].expand(-1, words.hidden.shape[1], -1)  # [B, T, E]
+        weight = self.dense_summary(torch.cat([words.hidden, caption], 2)).squeeze(2)  # [B, T]
+        weight = weight.masked_fill(~words.mask, -torch.inf).softmax(1)
+        return weight, words.vectors @ heads[:, 1:].transpose(1, 2)
 
-    def cross(self, hidden: Tensor, vectors: Tensor, places: Tensor, heads: Tensor) -> Tensor:
-        """[Q, I] scores, by way of [Q, I, T, E/4 + E]."""
-        queries, words, _ = hidden.shape
-        mask = torch.zeros(queries * words, dtype=torch.bool).index_fill(0, places, True).view(queries, words)
-        shape = (queries, len(heads), words, -1)
-        both = torch.cat([hidden[:, None].expand(shape), heads[None, :, :1].expand(shape)], 3)
+    def cross(self, words: Words, lengths: Tensor, heads: Tensor) -> Tensor:
+        """Score each of Q queries with each of I images, [Q, I], by way of [Q, I, T, E/4 + E]."""
+        queries, longest, _ = words.hidden.shape
+        shape = (queries, len(heads), longest, -1)
+        both = torch.cat([words.hidden[:, None].expand(shape), heads[None, :, :1].expand(shape)], 3)
         weight = self.dense_summary(both).squeeze(3)  # [Q, I, T]
-        weight = weight.masked_fill(~mask[:, None], -torch.inf).softmax(2)
-        score = torch.einsum("qte,ihe->qith", vectors, heads[:, 1:]).amax(3)
+        weight = weight.masked_fill(~words.mask[:, None], -torch.inf).softmax(2)
+        score = torch.einsum("qte,ihe->qith", words.vectors, heads[:, 1:]).amax(3)  # [Q, I, T]
         return (weight * score).sum(2)
 
 
-def _halves(batch: Batch) -> tuple[tuple[TokenBatch, TokenBatch], tuple[RegionBatch, RegionBatch]]:
-    """The rows' own queries and images, and their negatives."""
-    count = len(batch.queries) // 2
-    ids, lengths, images = batch.queries.ids, batch.queries.lengths, batch.images
-    regions = int(images.lengths[:count].sum())
-    return (
-        (TokenBatch(ids[:count], lengths[:count]), TokenBatch(ids[count:], lengths[count:])),
-        (
-            RegionBatch(images.features[:regions], images.boxes[:regions], images.lengths[:count]),
-            RegionBatch(images.features[regions:], images.boxes[regions:], images.lengths[count:]),
-        ),
-    )
-
-
 class WordImageModel(model1.model.WordImageModel):
-    """model1; the positives, then the negatives."""
+    """model1 of plain parts."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.query, self.item, self.score = TextEncoder(config), PaddedEncoder(config), WordScoreModel(config)
-        self.item.freeze_context()
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The four losses."""
-        (queries, negative_queries), (images, negative_images) = _halves(batch)
-        query, negative_query = self.query(queries), self.query(negative_queries)
-        heads, negative_heads = self.item(images), self.item(negative_images)
-        pair = self.score(*query, queries.mask, heads)
-        cross = self.score.cross(*query, queries.places, heads)
-        per_query, per_image = model1.model.contrastive_losses(cross)
-        against_image = self.score(*query, queries.mask, negative_heads)
-        against_query = self.score(*negative_query, negative_queries.mask, heads)
-        return {
-            "negative_image": model1.model.margin_loss(pair, against_image),
-            "negative_query": model1.model.margin_loss(pair, against_query),
-            "contrastive_query": per_query,
-            "contrastive_image": per_image,
-        }
 
     def score_rows(self, queries: TokenBatch, images: RegionBatch) -> Tensor:
-        """[B] scores of rows, each with its own query and image."""
-        return self.score(*self.query(queries), queries.mask, self.item(images))
+        """Score B rows, each with its own query and image: [B]."""
+        return self.score(self.query(queries), self.item(images))
 
 
 class SentenceScoreModel(model2.model.ScoreModel):
-    """Padded words in, packed for the GRU."""
+    """Padded words, packed for the GRU by PyTorch."""
 
     def forward(self, queries: TokenBatch, caption: Tensor) -> Tensor:
-        """[B] logits of pairs."""
+        """Score B pairs: logits [B]."""
         initial = caption.expand(4, *caption.shape).contiguous()
-        _, states = _encode_words(self, queries, initial)
+        _, states = _read(self.rnn, self.vectors(queries.ids), queries.lengths, initial)
         return self.dense(states[-2:].mean(0)).squeeze(1)
 
 
 class SentenceImageModel(model2.model.SentenceImageModel):
-    """model2; the positives, then the negatives."""
+    """model2 of plain parts; all heads of an image, and a pass of the GRU for each kind of pair."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.item, self.score = PaddedEncoder(config), SentenceScoreModel(config)
-        self.item.freeze_context()
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss."""
-        (queries, negative_queries), (images, negative_images) = _halves(batch)
-        caption, negative_caption = self.item(images)[:, 0], self.item(negative_images)[:, 0]
-        logits = [
-            self.score(queries, caption),
-            self.score(negative_queries, caption),
-            self.score(queries, negative_caption),
-        ]
-        labels = [torch.ones(len(queries)), torch.zeros(len(queries)), torch.zeros(len(queries))]
-        return {"matching": F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(labels))}
+    def forward(self, batch: Batch) -> model2.model.Logits:
+        """Score B pairs, each image with its negative query, and each query with its negative image."""
+        caption, negative_caption = self.item(batch.images)[:, 0], self.item(batch.negative_images)[:, 0]
+        return model2.model.Logits(
+            pair=self.score(batch.queries, caption),
+            negative_query=self.score(batch.negative_queries, caption),
+            negative_image=self.score(batch.queries, negative_caption),
+        )
 
     def score_rows(self, queries: TokenBatch, images: RegionBatch) -> Tensor:
-        """[B] logits of rows, each with its own query and image."""
+        """Score B rows, each with its own query and image: logits [B]."""
         return self.score(queries, self.item(images)[:, 0])
 
 
 class MultiLabelClassifier(multilabel.model.MultiLabelClassifier):
-    """Stage 2; log σ of the whole vocabulary, pad words through all layers of the captioner."""
+    """Stage 2 of a plain encoder; pads go through all layers of the captioner."""
 
-    def __init__(self, config: ModelConfig, start: int, end: int) -> None:
-        super().__init__(config, start, end)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
         self.item = PaddedEncoder(config)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Both losses."""
+    def forward(self, batch: Batch) -> multilabel.model.Logits:
+        """Tag B images, and caption each by its query: ``captions`` [B·(T+1), V], ``words`` 0 at pads."""
         heads, ids = self.item(batch.images), batch.queries.ids
-        logits = (heads[:, 1:] @ self.embed.weight.T).amax(1)  # [B, V]
-        positive = torch.zeros_like(logits).scatter(1, ids, 1.0)
-        positive[:, 0] = 0
-        negative = 1 - positive
-        negative[:, 0] = 0
-        found = -(F.logsigmoid(logits) * positive).sum(1)
-        wrong = -F.logsigmoid(-logits) * negative
-        tagging = (
-            found + wrong.topk(min(multilabel.model.NEGATIVES, logits.shape[1]), 1).values.sum(1)
-        ).mean()
-
-        inputs = F.pad(ids, (1, 0), value=self.start)
-        targets = F.pad(ids, (0, 1))
+        tags = (heads[:, 1:] @ self.embed.weight.T).amax(1)  # [B, V]
+        targets = F.pad(ids, (0, 1))  # [B, T+1]
         targets[torch.arange(len(ids)), batch.queries.lengths] = self.end
-        output, _ = self.rnn(self.embed(inputs), heads[:, 0][None].contiguous())
-        words = self.caption(output) @ self.embed.weight.T  # [B, T+1, V]
-        captioning = F.cross_entropy(words.flatten(0, 1), targets.flatten(), ignore_index=0, reduction="sum")
-        return {"tagging": tagging, "captioning": captioning / len(ids)}
+        output, _ = self.rnn(self.embed(F.pad(ids, (1, 0), value=self.start)), heads[:, 0][None].contiguous())
+        captions = self.caption(output) @ self.embed.weight.T  # [B, T+1, V]
+        return multilabel.model.Logits(tags, captions.flatten(0, 1), targets.flatten())
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
-    """One step; gives the losses by name."""
-    losses = model(batch)
-    optimizer.zero_grad()
-    sum(losses.values()).backward()
-    optimizer.step()
-    return {name: loss.detach() for name, loss in losses.items()}
+MODELS = {
+    "multilabel": MultiLabelClassifier,
+    "model1": WordImageModel,
+    "model2": SentenceImageModel,
+}
+"""By stage."""
+
+
+def tag(logits: Tensor, ids: Tensor) -> Tensor:
+    """The tagging loss of logits [B, V] and words [B, T], from log σ of the vocabulary, twice."""
+    positive = torch.zeros_like(logits).scatter(1, ids, 1.0)
+    positive[:, 0] = 0
+    negative = 1 - positive
+    negative[:, 0] = 0
+    found = -(F.logsigmoid(logits) * positive).sum(1)
+    wrong = -F.logsigmoid(-logits) * negative
+    return (found + wrong.topk(min(NEGATIVES, logits.shape[1]), 1).values.sum(1)).mean()
+
+
+def compute_multilabel_losses(logits: multilabel.model.Logits, batch: Batch) -> dict[str, Tensor]:
+    """The losses of stage 2."""
+    captioning = F.cross_entropy(logits.captions, logits.words, ignore_index=0, reduction="sum") / len(batch)
+    return {"tagging": tag(logits.tags, batch.queries.ids), "captioning": captioning}
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:
-    """A table's rows as text, with features [n, D] and scaled boxes [n, 5]."""
+    """Read a table's rows as text, with features [n, D] and scaled boxes [n, 5]."""
     csv.field_size_limit(1 << 30)
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -224,40 +198,36 @@ def read_rows(path: Path) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarr
 
 
 def preprocess(path: Path, folder: Path) -> None:
-    """``FOLDER/PRODUCT.npz`` of each row's product; later rows of a product say the same again."""
+    """Write ``FOLDER/PRODUCT.npz`` for each row; later rows of a product write the same again."""
     folder.mkdir(parents=True, exist_ok=True)
     for row, features, boxes in read_rows(path):
         np.savez(folder / f"{row['product_id']}.npz", features=features, boxes=boxes)
 
 
 def read_images(folder: Path, products: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded features [B, L, D] and boxes [B, L, 5] of products, and the regions of each [B]."""
+    """Read padded features [B, L, D] and boxes [B, L, 5] of products, and the regions of each [B]."""
     images = []
     for product in products:
         with np.load(folder / f"{product}.npz") as arrays:
-            images.append((arrays["features"], arrays["boxes"]))
-    longest = max(len(boxes) for _, boxes in images)
+            images.append((torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["boxes"])))
     features, boxes = (
-        torch.stack(
-            [torch.from_numpy(np.pad(one[i], ((0, longest - len(one[i])), (0, 0)))) for one in images]
-        )
-        for i in (0, 1)
+        nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in zip(*images, strict=True)
     )
-    return features, boxes, torch.tensor([len(boxes) for _, boxes in images])
+    return features, boxes, torch.tensor([len(parts) for _, parts in images])
 
 
 @torch.no_grad()
 def score_table(
-    path: Path, model: WordImageModel | SentenceImageModel, encode_text: Callable[[str], list[int]]
+    path: Path, model: WordImageModel | SentenceImageModel, vocabulary: Vocabulary
 ) -> dict[str, list[float]]:
-    """Scores by query id in the table's order, in batches of 128 rows; query and image anew for each."""
+    """Score a table in batches of 128 rows, query and image anew for each: by query id, in its order."""
     scores: dict[str, list[float]] = {}
     rows = list(read_rows(path))
     for start in range(0, len(rows), ROWS_PER_BATCH):
         part = rows[start : start + ROWS_PER_BATCH]
-        words = [torch.tensor(encode_text(row["query"])) for row, _, _ in part]
+        words = [torch.tensor(vocabulary.encode(row["query"])) for row, _, _ in part]
         queries = TokenBatch(
-            nn.utils.rnn.pad_sequence(words, batch_first=True), torch.tensor([len(one) for one in words])
+            nn.utils.rnn.pad_sequence(words, batch_first=True), torch.tensor(list(map(len, words)))
         )
         images = RegionBatch.from_images([(features, boxes) for _, features, boxes in part])
         for (row, _, _), score in zip(part, model.score_rows(queries, images).tolist(), strict=True):
@@ -268,19 +238,19 @@ def score_table(
 def best_weight(
     scores1: Predictions, scores2: Predictions, answers: Mapping[str, list[int]]
 ) -> tuple[float, float]:
-    """The best of 100 weights and its mean NDCG@5."""
+    """Find the best of 100 weights, and its mean NDCG@5."""
     best = (0.0, -1.0)
     for weight in np.linspace(0, 1, WEIGHTS).tolist():
-        reached = []
+        values = []
         for query, relevant in answers.items():
             others = dict(scores2[query])
             blended = [
                 (weight * score + (1 - weight) * others[product], product)
                 for product, score in scores1[query]
             ]
-            ranked = [product for _, product in sorted(blended, key=lambda one: -one[0])]
-            reached.append(ndcg(ranked, relevant))
-        mean = float(np.mean(reached))
+            ranked = [product for _, product in sorted(blended, key=lambda candidate: -candidate[0])]
+            values.append(ndcg(ranked, relevant))
+        mean = float(np.mean(values))
         if mean > best[1]:
             best = weight, mean
     return best

@@ -22,17 +22,18 @@ from tqdm import tqdm
 
 from benchmarks import inputs
 from kddcup.cli import parse_settings
-from kddcup.config import MatcherSettings
+from kddcup.config import TrainSettings
 from kddcup.data.corpus import open_info
 from kddcup.data.loader import TrainLoader
-from kddcup.data.sampling import NegativeSampler, Toss
+from kddcup.data.sampling import NegativeSampler
 from kddcup.data.store import RegionStore
 from kddcup.table.rows import COLUMNS, encode_base64
+from model1.train import NEGATIVES, STAGE
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 8
 PICTURES = 1000
-"""Different ones; products share them."""
+"""Different pictures; products share them."""
 WORDS = 60_000
 BATCHES = 200
 
@@ -43,7 +44,7 @@ class ScaleSettings:
 
     Args:
         rows: of the table, a product each.
-        queries: that the rows are of.
+        queries: of the table.
         workers: processes that read batches.
     """
 
@@ -53,13 +54,14 @@ class ScaleSettings:
 
 
 def write_table(path: Path, settings: ScaleSettings) -> None:
-    """A table of so many rows, whose words are as unequally frequent as those of a language."""
+    """Write a table of so many rows, whose words are as unequally frequent as those of a language."""
     rng = np.random.default_rng(0)
     pictures = []
-    for count in inputs.regions_per_image(rng, PICTURES).tolist():
-        arrays = (inputs.boxes(rng, count), inputs.features(rng, count, DIM), rng.integers(0, 33, count))
+    for count in inputs.draw_region_counts(rng, PICTURES).tolist():
+        boxes, features = inputs.draw_boxes(rng, count), inputs.draw_features(rng, count, DIM)
+        arrays = (boxes, features, rng.integers(0, 33, count))
         pictures.append("\t".join(["800", "800", str(count), *map(encode_base64, arrays)]))
-    lengths = inputs.words_per_query(rng, settings.queries).tolist()
+    lengths = inputs.draw_word_counts(rng, settings.queries).tolist()
     texts = []
     for length in tqdm(lengths, desc="queries", disable=None):
         ranks = np.exp(rng.random(length) * np.log(WORDS)).astype(int)  # Zipf's law
@@ -73,8 +75,8 @@ def write_table(path: Path, settings: ScaleSettings) -> None:
             file.write(f"{row}\t{pictures[row % PICTURES]}\t{texts[query]}\t{query}\n")
 
 
-def kept_by_children() -> list[int]:
-    """Bytes that each child process has for itself: pages that it alone has written to."""
+def read_private_memory() -> list[int]:
+    """Read the bytes that each child process has for itself: pages that it alone has written to."""
     found = []
     for child in active_children():
         lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
@@ -83,7 +85,7 @@ def kept_by_children() -> list[int]:
 
 
 def preprocess(data: Path) -> tuple[float, int]:
-    """Run stage 1; its seconds, and the most bytes that it had resident."""
+    """Run stage 1: its seconds, and the most bytes that it had resident."""
     flags = ["--data_dir", str(data), "--size", "small", "--tokenizer", "lexicon"]
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "preprocess.py", *flags], cwd=ROOT)
@@ -95,18 +97,18 @@ def preprocess(data: Path) -> tuple[float, int]:
 
 
 def read_batches(data: Path, workers: int) -> tuple[float, list[int]]:
-    """Read batches of model1; seconds for each, and the bytes that each worker has for itself."""
+    """Read batches of model1: seconds for each, and the bytes that each worker has for itself."""
     flags = ["--data_dir", str(data), "--workers", str(workers)]
-    settings = parse_settings(MatcherSettings, None, "model1", lambda _: "full", flags)
+    settings = parse_settings(TrainSettings, None, STAGE.recipes, lambda _: "full", flags)
     corpus = open_info(data).corpus
-    sampler = NegativeSampler(corpus, Toss(once=True, cluster_from_all=0.0), settings.seed)
+    sampler = NegativeSampler(corpus, NEGATIVES, settings.seed)
     loader = TrainLoader(corpus, RegionStore(data / "features"), corpus.tokens, settings, 0, 1, sampler)
     batches = loader.epoch(0, torch.device("cpu"))
     next(batches)
     start = time.perf_counter()
     for _ in range(BATCHES):
         next(batches)
-    return (time.perf_counter() - start) / BATCHES, kept_by_children()
+    return (time.perf_counter() - start) / BATCHES, read_private_memory()
 
 
 def main() -> None:
@@ -117,9 +119,9 @@ def main() -> None:
         write_table(data / "train" / "train.tsv", settings)
         seconds, peak = preprocess(data)
         print(f"stage 1: {seconds:.0f} s, at most {peak / 1e9:.2f} GB resident")
-        each, kept = read_batches(data, settings.workers)
-        mega = ", ".join(f"{one / 1e6:.0f}" for one in kept)
-        print(f"batches of model1: {1000 * each:.1f} ms each; the workers have {mega} MB for themselves")
+        each, private = read_batches(data, settings.workers)
+        megabytes = ", ".join(f"{size / 1e6:.0f}" for size in private)
+        print(f"batches of model1: {1000 * each:.1f} ms each; the workers have {megabytes} MB for themselves")
 
 
 if __name__ == "__main__":

@@ -3,39 +3,35 @@
 import json
 import tempfile
 import time
-from dataclasses import replace
-
-import torch
 
 from benchmarks import inputs
-from benchmarks.works import make_model, make_trainer
-from kddcup.cli import parse_settings
-from kddcup.config import MatcherSettings, ModelConfig
-from kddcup.train.processes import launch
+from benchmarks.jobs import build_model, build_trainer
+from kddcup import stages
+from kddcup.cli import find_defaults
+from kddcup.config import ModelConfig, TrainSettings
+from kddcup.train.launch import launch
 
+STAGE = "model1"
 ROWS = 32
 STEPS = 5
 
 
 def main() -> None:
     """Print seconds per step and the rows of a step, over all processes."""
-    settings = parse_settings(MatcherSettings, None, "model1", lambda _: "full", [])
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        launch(replace(settings, checkpoints_dir=folder)) as process,
-    ):
-        trainer = make_trainer(process, make_model("model1", plain=False))
-        batch = inputs.batch(ModelConfig(), ROWS, negatives=True, seed=process.rank)
-        trainer.step([batch])
-        seconds = []
-        for _ in range(STEPS):
-            start = time.perf_counter()
+    defaults = find_defaults(TrainSettings, stages.find(STAGE).recipes["full"])
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TrainSettings(**{**defaults, "checkpoints_dir": folder})
+        with launch(settings) as process:
+            trainer = build_trainer(process, STAGE, build_model(STAGE, ModelConfig(), plain=False))
+            batch = inputs.draw_batch(ModelConfig(), ROWS, negatives=True, seed=process.rank)
             trainer.step([batch])
-            seconds.append(time.perf_counter() - start)
-        if process.is_main:
-            print(json.dumps({"seconds": min(seconds), "rows": ROWS * process.ranks}))
+            seconds = []
+            for _ in range(STEPS):
+                start = time.perf_counter()
+                trainer.step([batch])
+                seconds.append(time.perf_counter() - start)
+            process.say(json.dumps({"seconds": min(seconds), "rows": ROWS * process.ranks}))
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

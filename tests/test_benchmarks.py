@@ -1,4 +1,4 @@
-"""The reference that the benchmarks compare with gives what the project gives."""
+"""What is fast gives what its plain twin in benchmarks/reference.py gives."""
 
 from functools import partial
 
@@ -8,48 +8,80 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model1.model
-import model2.model
-import multilabel.model
-from benchmarks import arithmetic, inputs, reference, works
+import multilabel.criterion
+from benchmarks import arithmetic, inputs, jobs, reference
 from benchmarks.__main__ import compare
 from benchmarks.measure import Job
+from benchmarks.memory import count_activations
+from kddcup import stages
 from kddcup.config import ModelConfig
 from kddcup.data.store import RegionStore
 from kddcup.rank.blending import best_weight
-from kddcup.rank.scoring import score_table
+from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 
-CONFIG = ModelConfig(region_dim=16, width=8, vocabulary=600, ff=16, dropout=0.0)
+CONFIG = ModelConfig(region_dim=16, width=8, vocabulary=600, ff=16, dropout=0.0, start=2, end=3)
 CPU = torch.device("cpu")
 
 
-def pair(module, name: str, *args: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The project's model and the reference's, of the same parameters."""
-    torch.manual_seed(0)
-    ours, plain = getattr(module, name)(CONFIG, *args), getattr(reference, name)(CONFIG, *args)
-    plain.load_state_dict(ours.state_dict())
-    return ours, plain
+def twins(stage: str, config: ModelConfig = CONFIG) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The project's model and its plain twin, of the same parameters."""
+    return jobs.build_model(stage, config, plain=False), jobs.build_model(stage, config, plain=True)
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "args"),
-    [
-        (model1.model, "WordImageModel", ()),
-        (model2.model, "SentenceImageModel", ()),
-        (multilabel.model, "MultiLabelClassifier", (2, 3)),
-    ],
-)
-def test_losses_and_gradients_of_a_step(module, name, args):
-    batch = inputs.batch(CONFIG, 12, negatives=name != "MultiLabelClassifier")
+@pytest.mark.parametrize("stage", list(jobs.LOSSES))
+def test_losses_and_gradients_of_a_step(stage):
+    batch = inputs.draw_batch(CONFIG, 12, negatives=stage != "multilabel")
     losses, gradients = [], []
-    for model in pair(module, name, *args):
-        found = model(batch)
-        sum(found.values()).backward()
-        losses.append(found)
-        gradients.append({key: one.grad for key, one in model.named_parameters() if one.grad is not None})
+    for model, compute_losses in zip(
+        twins(stage), (jobs.LOSSES[stage], jobs.PLAIN_LOSSES[stage]), strict=True
+    ):
+        losses.append(compute_losses(model(batch), batch))
+        sum(losses[-1].values()).backward()
+        gradients.append(
+            {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+        )
     torch.testing.assert_close(losses[0], losses[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_heads_of_images():
+    fast, plain = (model.item for model in twins("model1"))
+    images = inputs.draw_images(np.random.default_rng(0), 20, CONFIG.region_dim)
+    assert len(set(images.lengths.tolist())) > 1
+    torch.testing.assert_close(fast(images), plain(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast(images, heads=1), plain(images)[:, :1], atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_states_of_words():
+    fast, plain = (model.query for model in twins("model1"))
+    queries = inputs.draw_queries(np.random.default_rng(0), 20, CONFIG.vocabulary)
+    assert len(set(queries.lengths.tolist())) > 1
+    torch.testing.assert_close(tuple(fast(queries)), tuple(plain(queries)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("elements", [1, 1 << 24], ids=["chunks", "one chunk"])
+def test_scores_of_words_in_pairs_and_crosswise(elements, monkeypatch):
+    monkeypatch.setattr(model1.model, "CROSS_ELEMENTS", elements)
+    fast, plain = twins("model1")
+    rng = np.random.default_rng(0)
+    queries = inputs.draw_queries(rng, 20, CONFIG.vocabulary)
+    words, heads = fast.query(queries), fast.item(inputs.draw_images(rng, 20, CONFIG.region_dim))
+    expected = plain.score(words, heads)
+    torch.testing.assert_close(fast.score(words, heads), expected, atol=1e-5, rtol=1e-5)
+    cross = fast.score.cross(words, queries.lengths, heads)
+    torch.testing.assert_close(cross, plain.score.cross(words, queries.lengths, heads), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cross.diagonal(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [600, 3000], ids=["all other words", "the hardest thousand"])
+def test_the_tagging_loss(vocabulary):
+    rng = np.random.default_rng(0)
+    ids = inputs.draw_queries(rng, 12, vocabulary).ids
+    ids[0, 1] = ids[0, 0]  # a word that comes twice counts once
+    logits = torch.from_numpy(rng.normal(size=(12, vocabulary)).astype(np.float32))
+    torch.testing.assert_close(multilabel.criterion.tag(logits, ids), reference.tag(logits, ids))
 
 
 @pytest.fixture
@@ -72,39 +104,61 @@ def test_the_store_and_batches_from_it(table, tmp_path):
     assert torch.equal(lengths, real.sum(1))
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [(model1.model, "WordImageModel"), (model2.model, "SentenceImageModel")]
-)
-def test_scores_of_a_table(table, module, name):
-    ours, plain = (model.eval() for model in pair(module, name))
-    found = score_table(table, ours, inputs.encode_text, CONFIG.region_dim, CPU)
-    expected = reference.score_table(table, plain, inputs.encode_text)
-    assert list(found) == list(expected)
-    for query, candidates in found.items():
+@pytest.mark.parametrize("stage", ["model1", "model2"])
+def test_scores_of_a_table(table, stage):
+    fast, plain = (model.eval() for model in twins(stage))
+    vocabulary = inputs.build_vocabulary()
+    predictions = score_encoded(encode_candidates(table, fast, vocabulary, CONFIG.region_dim, CPU))
+    expected = reference.score_table(table, plain, vocabulary)
+    assert list(predictions) == list(expected)
+    for query, candidates in predictions.items():
         scores = sorted(expected[query], reverse=True)
         np.testing.assert_allclose([score for _, score in candidates], scores, atol=1e-5)
 
 
 def test_the_blend():
-    model1_scores, model2_scores, answers = inputs.predictions(queries=20)
-    found = best_weight(model1_scores, model2_scores, answers)
-    assert found == pytest.approx(reference.best_weight(model1_scores, model2_scores, answers))
-    assert 0 < found[0] < 1
+    predictions = inputs.draw_predictions(queries=20)
+    weight, ndcg = best_weight(*predictions)
+    assert (weight, ndcg) == pytest.approx(reference.best_weight(*predictions))
+    assert 0 < weight < 1
 
 
-@pytest.mark.parametrize("stage", list(works.MODELS))
+@pytest.mark.parametrize("stage", list(arithmetic.STEPS))
 def test_a_step_does_little_more_than_the_least_arithmetic(stage):
     config = ModelConfig(region_dim=256, width=128, vocabulary=3000, ff=512, dropout=0.0)
-    build, _, args = works.MODELS[stage]
-    batch = inputs.batch(config, 24, negatives=stage != "multilabel")
+    batch = inputs.draw_batch(config, 24, negatives=stage != "multilabel")
+    model = jobs.build_model(stage, config, plain=False)
     with FlopCounterMode(display=False) as counter:
-        sum(build(config, *args)(batch).values()).backward()
-    least = getattr(arithmetic, f"{stage}_step")(config, batch)
+        sum(jobs.LOSSES[stage](model(batch), batch).values()).backward()
+    least = arithmetic.STEPS[stage](config, batch)
     assert least < counter.get_total_flops() < 1.15 * least
 
 
-def test_a_row_has_both_sides_and_their_ratio():
-    row = compare("blend", 50, partial(works.blend, False), partial(works.blend, True), 1, lambda: 1e-3)
+@pytest.mark.parametrize("stage", list(arithmetic.SCORES))
+def test_scores_take_at_least_the_least_arithmetic(stage):
+    config, rng = ModelConfig(region_dim=256, width=128, vocabulary=3000, ff=512), np.random.default_rng(0)
+    queries, images = inputs.draw_queries(rng, 4, 3000), inputs.draw_images(rng, 20, 256)
+    owner = torch.arange(20) // 5
+    model = jobs.build_model(stage, config, plain=False).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.score_candidates(queries, owner, model.encode_images(images))
+    words = int(queries.lengths[owner].sum())
+    assert arithmetic.SCORES[stage](config, images, queries, words) < counter.get_total_flops()
+
+
+def test_every_stage_is_measured():
+    assert list(arithmetic.STEPS) == list(reference.MODELS) == [stage.name for stage in stages.STAGES]
+    assert list(arithmetic.SCORES) == [stage.name for stage in stages.matchers()]
+
+
+def test_activations_are_what_the_backward_pass_needs_beside_the_parameters():
+    layer, x = torch.nn.Linear(3, 2), torch.ones(5, 3)
+    # The Linear keeps its input, the ReLU what it gives; of the sum only a shape is needed.
+    assert count_activations(layer, lambda: layer(x).relu().sum()) == 4 * (5 * 3 + 5 * 2)
+
+
+def test_a_comparison_has_both_sides_and_their_ratio():
+    row = compare("blend", partial(jobs.blend, plain=False), partial(jobs.blend, plain=True), 1, lambda: 1e-3)
     assert row.ratio == row.reference_seconds / row.seconds
     assert row.limit_share == 1e-3 / row.seconds
     assert min(row.peak_mb, row.reference_peak_mb) > 10
@@ -112,9 +166,9 @@ def test_a_row_has_both_sides_and_their_ratio():
 
 def test_sides_that_differ_are_refused():
     with pytest.raises(AssertionError, match="mismatched"):
-        compare("mismatched", None, partial(works.blend, False), other_result, 1)
+        compare("mismatched", partial(jobs.blend, plain=False), prepare_other_result, 1)
 
 
-def other_result() -> Job:
+def prepare_other_result() -> Job:
     """A job that comes to something else than any blend."""
     return Job(lambda: None, lambda: [2.0, 2.0])
