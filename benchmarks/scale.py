@@ -43,7 +43,7 @@ class ScaleSettings:
     """Settings of the measurement.
 
     Args:
-        rows: of the table, a product each.
+        rows: of the table, a product each; 30,000 at least, so that there are batches enough to read.
         queries: of the table.
         workers: processes that read batches.
     """
