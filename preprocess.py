@@ -15,7 +15,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.cli import parse_settings
 from kddcup.config import SIZES
-from kddcup.data.corpus import INFO_FILES, write_info
+from kddcup.data.corpus import BAD_ROWS, INFO_FILES, write_info
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
 from kddcup.table.ingest import Ingest
@@ -25,7 +25,6 @@ from kddcup.text.lexicon import build_lexicon
 from kddcup.text.vocabulary import LEXICON, save_vocabulary
 
 MADE_BY = "python preprocess.py"
-BAD_ROWS = "bad_rows.tsv"
 CHOICES = ("size", "tokenizer", "feature_dtype", "bad_rows", "seed")
 """The settings that decide what is written."""
 

@@ -2,7 +2,6 @@
 
 import copyreg
 import functools
-import gzip
 import io
 import json
 import os
@@ -19,7 +18,6 @@ import kddcup.io.unpickler
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_arrays, read_json, read_pickle, write_pickle
 from kddcup.rank.predictions import read_answers, read_predictions
-from kddcup.release import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, verify
 from kddcup.text.bert import read_bert
 from kddcup.text.vocabulary import Vocabulary
 from kddcup.train.checkpoint import Checkpoint, load_strictly
@@ -348,147 +346,6 @@ def test_settings_that_would_run_code_are_refused(tmp_path, ran):
     done = run_script(".", "preprocess.py", "--config", tmp_path / "evil.yaml")
     assert_one_line_error(done, "python/object/apply:os.system")
     assert not ran.exists()
-
-
-def raw_member(name: str, size: int, kind: bytes = b"0") -> bytes:
-    """A header that claims any size."""
-    entry = tarfile.TarInfo(name)
-    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
-    header[156:157] = kind
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-def links_out(tar, outside):
-    add(tar, "info/out", type=tarfile.SYMTYPE, linkname=str(outside.parent))
-    add(tar, f"info/out/{outside.name}", b"x")
-
-
-def link_of_links(tar, outside):
-    add(tar, "info/a", type=tarfile.SYMTYPE, linkname=".")
-    add(tar, "info/a/b", type=tarfile.SYMTYPE, linkname="a/../..")
-    add(tar, f"info/a/b/{outside.name}", b"x")
-
-
-ARCHIVES = {
-    "absolute": lambda tar, outside: add(tar, str(outside), b"x"),
-    "dots": lambda tar, outside: add(tar, f"../{outside.name}", b"x"),
-    "dots within": lambda tar, outside: add(tar, f"info/../../{outside.name}", b"x"),
-    "only dots": lambda tar, outside: add(tar, "..", type=tarfile.DIRTYPE),
-    "symbolic link": links_out,
-    "link of links": link_of_links,
-    "link within": lambda tar, outside: add(tar, "info/a", type=tarfile.SYMTYPE, linkname="b"),
-    "hard link": lambda tar, outside: add(tar, "info/a", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
-    "fifo": lambda tar, outside: add(tar, "info/a", type=tarfile.FIFOTYPE),
-    "character device": lambda tar, outside: add(tar, "info/a", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
-    "block device": lambda tar, outside: add(tar, "info/a", type=tarfile.BLKTYPE, devmajor=7),
-    "name of control characters": lambda tar, outside: add(tar, "../\x1b[2J\nerror: none", b"x"),
-    "file below a file": lambda tar, outside: [add(tar, name, b"x") for name in ("info/a", "info/a/b")],
-    "the same name": lambda tar, outside: [add(tar, "info/a", b"x") for _ in range(2)],
-    "two folders": lambda tar, outside: [add(tar, name, b"x") for name in ("info/a", "more/a")],
-    "no folder": lambda tar, outside: add(tar, "a", b"x"),
-    "nothing": lambda tar, outside: None,
-    "long name": lambda tar, outside: add(tar, "info/" + "a" * 300, b"x"),
-    "many members": lambda tar, outside: [add(tar, f"info/{i}") for i in range(MAX_MEMBERS + 1)],
-    "much of one byte": lambda tar, outside: add(tar, "info/a", bytes(20_000_000)),
-    "long header": lambda tar, outside: add(tar, "info/" + "a/" * MAX_HEADER, b"x"),
-    "sparse by its attributes": lambda tar, outside: add(
-        tar,
-        "info/a",
-        b"x",
-        pax_headers={"GNU.sparse.size": str(1 << 35), "GNU.sparse.map": "0,1", "GNU.sparse.numblocks": "1"},
-    ),
-    "sparse to less than it takes": lambda tar, outside: add(
-        tar,
-        "info/a",
-        bytes(1000),
-        pax_headers={"GNU.sparse.size": "10", "GNU.sparse.map": "0,1000", "GNU.sparse.numblocks": "1"},
-    ),
-    "attributes of any length": lambda tar, outside: add(
-        tar, "info/a", b"x", pax_headers={"comment": "a" * 10_000_000}
-    ),
-}
-
-
-@pytest.mark.parametrize("attack", ARCHIVES)
-def test_an_archive_puts_nothing_where_it_does_not_belong(tmp_path, attack):
-    outside, path, data = tmp_path / "outside", tmp_path / "info.tar.gz", tmp_path / "data"
-    with tarfile.open(path, "w:gz") as tar:
-        ARCHIVES[attack](tar, outside)
-    assert_refused(extract, path, data, naming="info")
-    assert sorted(one.name for one in tmp_path.iterdir()) in (["info.tar.gz"], ["data", "info.tar.gz"])
-    assert not list(data.glob("*"))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        raw_member("info/a", 1 << 50),
-        raw_member("info/a", MAX_BYTES + 1),
-        raw_member("info/a", -512),
-        raw_member("info/a", 1 << 40, tarfile.GNUTYPE_SPARSE) + bytes(1024),
-        raw_member("././@LongLink", 1 << 40, tarfile.GNUTYPE_LONGNAME),
-        raw_member("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),
-        raw_member("info/a", 1 << 40, tarfile.XHDTYPE),
-        raw_member("info/a", 20, tarfile.XHDTYPE)
-        + b"20 size=99999999999\n".ljust(512, b"\0")
-        + raw_member("info/a", 1),
-        raw_member("info/a", 0, tarfile.XHDTYPE) * 5000,
-        raw_member("info/a", 600),
-        b"not a table of contents" * 100,
-        b"",
-    ],
-    ids=[
-        *(
-            "a petabyte",
-            "more than any",
-            "negative",
-            "sparse",
-            "name of a terabyte",
-            "name of a negative size",
-        ),
-        *(
-            "attributes of a terabyte",
-            "attribute of size",
-            "attributes of attributes",
-            "torn",
-            "text",
-            "empty",
-        ),
-    ],
-)
-def test_an_archive_that_lies_about_its_size_is_refused_at_once(tmp_path, content):
-    (tmp_path / "info.tar.gz").write_bytes(gzip.compress(content))
-    assert_refused(extract, tmp_path / "info.tar.gz", tmp_path / "data", naming="info.tar.gz")
-    assert [one.name for one in tmp_path.iterdir()] == ["info.tar.gz"]
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"text", b"\x1f\x8b", gzip.compress(bytes(10_000))[:-20], b"BZh91AY"]
-)
-def test_what_is_no_archive_is_refused(tmp_path, content):
-    (tmp_path / "info.tar.gz").write_bytes(content)
-    done = run_script(
-        ".", "-m", "kddcup.release", "--extract", tmp_path / "info.tar.gz", "--to", tmp_path / "data"
-    )
-    assert_one_line_error(done, "info.tar.gz", "get ")
-    assert not (tmp_path / "data").exists()
-
-
-def test_a_manifest_does_not_lead_out_of_its_folder_and_its_archives_are_checked_alike(tmp_path):
-    with tarfile.open(tmp_path / "out.tar.gz", "w:gz") as tar:
-        add(tar, "../out", b"x")
-    (tmp_path / "release").mkdir()
-    for name, expected in (
-        ("../out.tar.gz", "lies outside"),
-        ("/etc/passwd", "lies outside"),
-        ("in.tar.gz", "outside"),
-    ):
-        (tmp_path / "release" / "MANIFEST.json").write_text(json.dumps({"archives": {name: {}}}))
-        (tmp_path / "release" / "in.tar.gz").write_bytes((tmp_path / "out.tar.gz").read_bytes())
-        assert_refused(verify, tmp_path / "release", naming=expected)
 
 
 def bert(folder, **settings):

@@ -33,6 +33,8 @@ INFO_FILES = (
     "vocabulary/vectors.npz",
 )
 """Of ``DATA/info``; its marker also says what stage 1 was given."""
+BAD_ROWS = "bad_rows.tsv"
+"""The list of skipped rows, which is in ``DATA/info`` too where stage 1 was to skip some."""
 
 
 @dataclass

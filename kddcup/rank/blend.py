@@ -110,26 +110,27 @@ class Blend:
         """Blend each model's scores of the same candidates."""
         return weighted_sum([normalize(scores, self.normalize) for scores in models], self.weights)
 
+    def describe(self, folder: Path) -> dict[str, Any]:
+        """Describe the blend in plain types, as ``blend.json`` of a folder does."""
+        return {
+            "models": [
+                {
+                    "name": model.name,
+                    "valid": _relative(model.valid, folder),
+                    "test": _relative(model.test, folder),
+                    "weight": model.weight,
+                }
+                for model in self.models
+            ],
+            "normalize": self.normalize,
+            "search": self.search,
+            "split": self.split,
+            "ndcg@5": {table: asdict(figures) for table, figures in self.figures.items()},
+        }
+
     def write(self, folder: Path) -> None:
         """Write ``blend.json`` into a folder."""
-        write_json(
-            folder / BLEND,
-            {
-                "models": [
-                    {
-                        "name": model.name,
-                        "valid": _relative(model.valid, folder),
-                        "test": _relative(model.test, folder),
-                        "weight": model.weight,
-                    }
-                    for model in self.models
-                ],
-                "normalize": self.normalize,
-                "search": self.search,
-                "split": self.split,
-                "ndcg@5": {table: asdict(figures) for table, figures in self.figures.items()},
-            },
-        )
+        write_json(folder / BLEND, self.describe(folder))
 
     @classmethod
     def read(cls, folder: Path) -> "Blend":
