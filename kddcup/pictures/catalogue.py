@@ -20,7 +20,6 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from tqdm import tqdm
 
 from kddcup.cli import parse_settings
-from kddcup.io.atomic import atomic_write
 from kddcup.io.errors import UserError
 from kddcup.io.files import format_csv, write_json, write_text
 from kddcup.pictures.drawing import PATTERNS, Colour, Drawing, mix
@@ -159,10 +158,6 @@ def write_catalogue(settings: CatalogueSettings) -> int:
     wares = list(_invent(settings))
     rows = list(_ask(settings, wares))
     titles = {ware.shop_id: _title(ware, settings.language) for ware in wares}
-    listed = [[query, shop_id, titles[shop_id]] for query, shop_id in rows]
-    write_text(out / "pairs.csv", format_csv([["query", "product_id", "title"], *listed]))
-    if settings.language == "zh":
-        write_text(out / "user_dict.txt", "".join(f"{word}\n" for word in _chinese_words()))
     pictures = out / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)  # another seed's products would stay among these
     jobs = [(pictures / ware.place, ware, (settings.seed, i)) for i, ware in enumerate(wares)]
@@ -170,6 +165,10 @@ def write_catalogue(settings: CatalogueSettings) -> int:
         done = pool.map(_draw, *zip(*jobs, strict=True), chunksize=16)
         for _ in tqdm(done, desc="pictures", total=len(jobs), disable=None):
             pass
+    listed = [[query, shop_id, titles[shop_id]] for query, shop_id in rows]
+    write_text(out / "pairs.csv", format_csv([["query", "product_id", "title"], *listed]))
+    if settings.language == "zh":
+        write_text(out / "user_dict.txt", "".join(f"{word}\n" for word in _chinese_words()))
     return len({query for query, _ in rows})
 
 
@@ -207,8 +206,8 @@ def _draw(path: Path, ware: Ware, seed: tuple[int, int]) -> None:
     drawing = Drawing(rng, (wall, mix(wall, (118, 108, 100), float(rng.uniform(0.1, 0.35)))))
     look = Look(rng, tuple(tone.tolist()), ware.accent, ware.words["pattern"], ware.words["material"])
     FORMS[ware.words["form"]](drawing, look)
-    with atomic_write(path) as part:
-        drawing.finish().save(part, "jpeg", quality=QUALITY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing.finish().save(path, quality=QUALITY)
 
 
 def _ask(settings: CatalogueSettings, wares: list[Ware]) -> Iterator[tuple[str, str]]:
