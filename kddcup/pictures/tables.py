@@ -10,7 +10,7 @@ from kddcup.io.files import format_csv, write_json, write_text
 from kddcup.pictures.journal import RegionJournal, Seen
 from kddcup.pictures.pairs import Product, Shop, SplitRows
 from kddcup.table.products import ListedPicture, ListedProduct, write_pictures, write_products
-from kddcup.table.rows import COLUMNS, base64_text
+from kddcup.table.rows import COLUMNS, encode_base64
 
 BAD_PICTURES = "bad_pictures.csv"
 
@@ -85,7 +85,7 @@ class TableWriter:
             np.concatenate([seen.regions.labels for seen in pictures]),
         ]
         sizes = max(seen.height for seen in pictures), left, len(arrays[0])
-        return [*map(str, sizes), *map(base64_text, arrays)]
+        return [*map(str, sizes), *map(encode_base64, arrays)]
 
 
 def write_bad_pictures(out: Path, bad: Sequence[tuple[str, str]]) -> None:
