@@ -109,7 +109,7 @@ def test_verification_passes_a_sound_release(release, packed):
     ("change", "expected"),
     [
         (repack, "ckpt.tar.gz is not the one that"),
-        (lambda path: path.write_bytes(path.read_bytes()[:40]), "ckpt.tar.gz is no sound archive"),
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "ckpt.tar.gz is not a sound archive"),
         (lambda path: path.unlink(), "ckpt.tar.gz does not exist"),
         (lambda path: (path.parent.parent / "MANIFEST.json").unlink(), "MANIFEST.json does not exist"),
     ],
@@ -317,7 +317,7 @@ TARS = {
     "attributes of a terabyte": (lambda: claim(CHECKPOINT, 1 << 40, tarfile.XHDTYPE), LONG_HEADER),
     "a name of a terabyte": (lambda: claim("a", 1 << 40, tarfile.GNUTYPE_LONGNAME), LONG_HEADER),
     "a name of a negative size": (lambda: claim("a", -512, tarfile.GNUTYPE_LONGNAME), LONG_HEADER),
-    "attributes of attributes": (lambda: claim(CHECKPOINT, 0, tarfile.XHDTYPE) * 5000, "no sound archive"),
+    "attributes of attributes": (lambda: claim(CHECKPOINT, 0, tarfile.XHDTYPE) * 5000, "not a sound archive"),
     # Ends
     "content that is cut off": (lambda: claim(CHECKPOINT, 600) + bytes(100), "unexpected end of data"),
     "no end mark": (lambda: TWO[: 4 * tarfile.BLOCKSIZE], CUT_OFF),
@@ -325,13 +325,13 @@ TARS = {
     "a damaged second header": (lambda: TWO.replace(b"ckpt/model-epoch2", b"ckpt/model-epoch3"), FOLLOWED),
     "a file after the end mark": (lambda: TWO[: 6 * tarfile.BLOCKSIZE] + TWO, FOLLOWED),
     "a megabyte of zeros": (lambda: TWO + bytes(MAX_HEADER), FOLLOWED),
-    "text": (lambda: b"not a table of contents" * 100, "no sound archive"),
-    "no byte": (lambda: b"", "no sound archive"),
+    "text": (lambda: b"not a table of contents" * 100, "not a sound archive"),
+    "no byte": (lambda: b"", "not a sound archive"),
 }
 """A tar, which is then packed, and what is said of it."""
 
 FILES = {
-    "an empty file": (b"", "no sound archive"),
+    "an empty file": (b"", "not a sound archive"),
     "text": (b"text", "Not a gzipped file"),
     "the start of a header": (b"\x1f\x8b", "ended before"),
     "another format": (b"BZh91AY", "Not a gzipped file"),
@@ -367,7 +367,7 @@ def checkout(tmp_path, monkeypatch):
 def test_an_archive_is_refused_before_anything_is_written(release, checkout, build, expected):
     (checkout / "ckpt.tar.gz").write_bytes(build())
     done = release("--extract", "ckpt.tar.gz")
-    assert_one_line_error(done, "ckpt.tar.gz is no sound archive of a release", expected, "get it again")
+    assert_one_line_error(done, "ckpt.tar.gz is not a sound archive of a release", expected, "get it again")
     assert done.stderr.rstrip("\n").isprintable()
     assert len(done.stderr) < 500
     assert list_files(checkout.parent) == {"model1/ckpt.tar.gz"}
@@ -392,8 +392,11 @@ def test_what_gzip_and_tar_take_for_one_archive_is_unpacked(release, checkout, c
     assert list_files(checkout / "ckpt") == {"model-epoch1.pth", "model-epoch2.pth"}
 
 
-def test_an_absent_archive_is_named(release, checkout):
-    assert_one_line_error(release("--extract", "ckpt.tar.gz"), "ckpt.tar.gz does not exist: name an archive")
+@pytest.mark.parametrize("manifest", [False, True])
+def test_an_absent_archive_is_named(release, checkout, manifest):
+    if manifest:
+        write_json(checkout.parent / "MANIFEST.json", {"archives": {"model1/ckpt.tar.gz": {}}})
+    assert_one_line_error(release("--extract", "none.tar.gz"), "none.tar.gz does not exist: name an archive")
 
 
 @pytest.fixture
@@ -410,7 +413,7 @@ def test_an_archive_cut_anywhere_is_refused(small, tmp_path):
     path, packed, _ = small
     for length in range(len(packed)):
         path.write_bytes(packed[:length])
-        with pytest.raises(UserError, match="no sound archive"):
+        with pytest.raises(UserError, match="not a sound archive"):
             extract(path, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
@@ -424,7 +427,7 @@ def test_an_archive_with_any_bit_flipped_is_refused_or_unpacks_to_the_same_bytes
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         # With a manifest, every one is refused.
-        with pytest.raises(UserError, match="no sound archive|differs from what MANIFEST"):
+        with pytest.raises(UserError, match="not a sound archive|differs from what MANIFEST"):
             extract(path, tmp_path / "to", expected)
         assert not (tmp_path / "to").exists()
         # Without one, a bit may flip where no content is: in the time, the system or the padding.

@@ -114,8 +114,7 @@ def read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
         UserError: the archive is absent, damaged or not safe. This may show as late as at its end.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: name an archive")
+    check_present(path)
     packed = path.stat().st_size
     try:
         with (
@@ -133,8 +132,18 @@ def read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
             _check_end(unpacked, tar.offset)
     except Exception as error:  # tarfile and gzip raise many kinds
         raise UserError(
-            f"{path} is no sound archive of a release ({explain_error(error)}): get it again"
+            f"{path} is not a sound archive of a release ({explain_error(error)}): get it again"
         ) from None
+
+
+def check_present(path: Path) -> None:
+    """See that an archive is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name an archive")
 
 
 class _Unpacked(gzip.GzipFile):
@@ -195,7 +204,7 @@ def _check_end(unpacked: gzip.GzipFile, place: int) -> None:
 
 
 def extract(path: Path, folder: Path, expected: dict[str, Any] | None = None) -> None:
-    """Unpack an archive of anybody's, all of it or nothing.
+    """Unpack an archive, whoever it is from: all of it, or nothing.
 
     Args:
         path: of the archive.

@@ -11,7 +11,15 @@ from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.io.folders import MARKER, read_marker, verify_checksums
 from kddcup.rank.blend import Blend
-from kddcup.release.archive import CHECKPOINTS, INFO, MANIFEST, is_release_file, pack, summarize
+from kddcup.release.archive import (
+    CHECKPOINTS,
+    INFO,
+    MANIFEST,
+    check_present,
+    is_release_file,
+    pack,
+    summarize,
+)
 from kddcup.train.folder import find_checkpoint
 
 MADE_BY = "python -m kddcup.release"
@@ -115,8 +123,9 @@ def find_summary(path: Path) -> dict[str, Any] | None:
         path: of the archive.
 
     Raises:
-        UserError: a manifest is there that cannot be read, or none that is there names the archive.
+        UserError: the archive is absent; a manifest cannot be read, or no manifest names the archive.
     """
+    check_present(path)
     folder = path.parent.resolve()
     manifests = [place / MANIFEST for place in (folder, folder.parent) if (place / MANIFEST).is_file()]
     for manifest in manifests:
