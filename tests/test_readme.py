@@ -18,7 +18,7 @@ from tests.test_stages import copy_scripts
 
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-# By .ci/run or, of the benchmarks, by hand.
+# Run by .ci/run or, of the benchmarks, by hand.
 BY_CI = {
     "make sample",
     "make test",
@@ -68,7 +68,7 @@ def commands(path: Path) -> Iterator[tuple[str, str]]:
 
 def is_run(command: str) -> bool:
     """Whether the tests run it, and do not leave it to others or only parse its flags."""
-    return command not in BY_CI and not command.startswith(PARSED)
+    return command not in BY_CI and not command.startswith((*PARSED, "python -m pytest"))
 
 
 def shell(command: str, folder: Path) -> None:
