@@ -18,6 +18,7 @@ from kddcup.config import SIZES
 from kddcup.data.corpus import BAD_ROWS, INFO_FILES, write_info
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
+from kddcup.table.extractor import EXTRACTOR_FILE, read_extractor, write_extractor
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.text.bert import read_bert
@@ -86,6 +87,8 @@ def is_finished(data: Path, choices: dict[str, object], table: Table) -> bool:
     if before != choices:
         other = ", ".join(f"{name} {before[name]}" for name in choices if before[name] != choices[name])
         raise UserError(f"{marker}: finished before with {other}; {redo}")
+    if read_extractor(data) != read_extractor(data / "info"):
+        raise UserError(f"{marker}: {data / EXTRACTOR_FILE} has changed since; {redo}")
     if not table.matches(stamp, digest):
         raise UserError(
             f"{marker}: {table.path} has changed since ({stamp[0]:,} bytes then, {table.stamp[0]:,} now); "
@@ -112,9 +115,10 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
         ingest.forget()
         print(f"{features} and {info} are finished; '--force' redoes them")
         return
+    extractor = read_extractor(data)
     # Before anything is removed: the tokenizer's name may be mistyped.
     bert = None if settings.tokenizer == LEXICON else read_bert(settings.tokenizer)
-    for stale in (MARKER, BAD_ROWS):
+    for stale in (MARKER, BAD_ROWS, EXTRACTOR_FILE):
         (info / stale).unlink(missing_ok=True)
     if settings.force:
         ingest.forget()
@@ -130,6 +134,9 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     query_ids = np.fromiter(contents.texts, np.int64)
     write_info(info, contents.join_columns(), query_ids, texts, vocabulary, words, settings.seed)
     names = [*INFO_FILES, *([BAD_ROWS] if bad_rows else [])]
+    if extractor:
+        write_extractor(info, extractor)
+        names.append(EXTRACTOR_FILE)
     write_marker(info, names, {**choices, **ingest.source})
     ingest.forget()
 

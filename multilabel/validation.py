@@ -52,6 +52,7 @@ def main() -> None:
     if settings.split != "valid" and not settings.show:
         raise UserError(f"--split {settings.split} is for --show: name products with it")
     checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
+    checkpoint.check_extractor(settings.data_dir)
     device = pick_device(settings.devices)
     dim, vocabulary = checkpoint.config.model.region_dim, checkpoint.read_vocabulary(settings.tokenizer)
     model = checkpoint.build(STAGE).to(device)

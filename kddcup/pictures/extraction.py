@@ -30,7 +30,7 @@ from kddcup.pictures.journal import RegionJournal, Unseen
 from kddcup.pictures.pairs import Shop, read_pairs
 from kddcup.pictures.pipeline import CHUNK, Pipeline, count_cores
 from kddcup.pictures.tables import BAD_PICTURES, TableWriter, write_bad_pictures
-from kddcup.table.extractor import FILE, write_extractor
+from kddcup.table.extractor import EXTRACTOR_FILE, write_extractor
 from kddcup.train.processes import Process, pick_device
 from kddcup.train.rendezvous import join
 
@@ -231,7 +231,7 @@ class Extraction:
             )
         names = TableWriter(self._out, shop, self._journal, self._places).write(self._extractor.labels)
         write_extractor(self._out, self._extractor.description)
-        write_marker(self._out, [*names, BAD_PICTURES, FILE], self._facts)
+        write_marker(self._out, [*names, BAD_PICTURES, EXTRACTOR_FILE], self._facts)
         self._journal.clear()
         for split, table in shop.splits.items():
             print(f"{split}: {len({query for _, query in table.rows}):,} queries, {len(table.rows):,} rows")

@@ -19,6 +19,7 @@ from kddcup.data.corpus import BAD_ROWS, INFO_FILES
 from kddcup.io.atomic import atomic_folder, atomic_write
 from kddcup.io.errors import UserError, explain_error
 from kddcup.io.folders import MARKER
+from kddcup.table.extractor import EXTRACTOR_FILE
 
 MANIFEST = "MANIFEST.json"
 INFO, CHECKPOINTS = "info", "ckpt"
@@ -33,7 +34,7 @@ MAX_HEADER = 1 << 20
 """The most bytes of a header, which tarfile reads at once, and of the zeros after the last member."""
 _END_MARK = 2 * tarfile.BLOCKSIZE
 _BLOCK = 1 << 20
-_INFO_NAMES = {f"{INFO}/{name}" for name in (*INFO_FILES, MARKER, BAD_ROWS, MANIFEST)}
+_INFO_NAMES = {f"{INFO}/{name}" for name in (*INFO_FILES, MARKER, BAD_ROWS, EXTRACTOR_FILE, MANIFEST)}
 _CHECKPOINT_NAME = re.compile(
     rf"{CHECKPOINTS}/([A-Za-z0-9][\w.-]{{0,199}}\.(pth|safetensors)|{MANIFEST})", re.ASCII
 )

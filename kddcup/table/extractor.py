@@ -12,7 +12,7 @@ from typing import Any
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 
-FILE = "extractor.json"
+EXTRACTOR_FILE = "extractor.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Extractor:
 
 def write_extractor(data_dir: Path, extractor: Extractor) -> None:
     """Write ``DATA/extractor.json``."""
-    write_json(data_dir / FILE, dataclasses.asdict(extractor))
+    write_json(data_dir / EXTRACTOR_FILE, dataclasses.asdict(extractor))
 
 
 def read_extractor(folder: Path) -> Extractor | None:
@@ -74,7 +74,7 @@ def read_extractor(folder: Path) -> Extractor | None:
     Raises:
         UserError: the file is not as :func:`write_extractor` writes it.
     """
-    path = folder / FILE
+    path = folder / EXTRACTOR_FILE
     if not path.is_file():
         return None
     made_by = "it comes with the tables"
@@ -85,22 +85,23 @@ def read_extractor(folder: Path) -> Extractor | None:
         raise UserError(f"{path} does not describe an extractor: {made_by}") from None
 
 
-def check_extractors(wanted: Extractor | None, wanted_by: str, found: Extractor | None, source: str) -> None:
-    """See that features come from the same extractor; an unknown one fits only an unknown one.
+def check_same_extractor(
+    trained: Extractor | None, model: str, found: Extractor | None, source: str, advice: str
+) -> None:
+    """See that features are by the extractor that a model knows; an unknown one fits only an unknown one.
 
     Args:
-        wanted: the extractor of the features that a model was trained on, or that stage 1 saw.
-        wanted_by: that model or folder.
+        trained: the extractor of the features that the model was trained on.
+        model: names it.
         found: the extractor of the features at hand.
-        source: where they are.
+        source: where these are.
+        advice: what to do where they differ.
 
     Raises:
-        UserError: it is another.
+        UserError: they differ.
     """
-    if wanted == found:
-        return
-    first, second = (str(extractor) if extractor else "unknown" for extractor in (wanted, found))
-    raise UserError(
-        f"{source} has features of another extractor ({second}) than {wanted_by} ({first}): "
-        "extract both with the same settings, or train on these tables"
-    )
+    if trained != found:
+        raise UserError(
+            f"{source} has features by {found or 'an unknown extractor'}, and {model} knows those by "
+            f"{trained or 'an unknown extractor'}: {advice}"
+        )

@@ -14,6 +14,7 @@ from kddcup.io.errors import UserError, explain_error
 from kddcup.io.tensors import read_tensors, write_tensors
 from kddcup.nn.matcher import Matcher
 from kddcup.stages import Stage
+from kddcup.table.extractor import Extractor, check_same_extractor, read_extractor
 from kddcup.text.vocabulary import END, START, Vocabulary
 
 CAPTION_TOKENS = {"start": START, "end": END}
@@ -30,6 +31,7 @@ class RunConfig:
         vocabulary: of :meth:`kddcup.text.vocabulary.Vocabulary.to_dict`; None in published checkpoints.
         training: the settings that were in force.
         data: digest of the training data.
+        extractor: what made the features of the training data; None where that is unknown.
     """
 
     size: str = "full"
@@ -37,6 +39,7 @@ class RunConfig:
     vocabulary: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
+    extractor: Extractor | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
@@ -48,7 +51,10 @@ class RunConfig:
         model, vocabulary = dict(values["model"]), values.get("vocabulary")
         if vocabulary and "start" not in model:  # of a version that did not note them
             model |= {name: vocabulary["tokens"].index(token) for name, token in CAPTION_TOKENS.items()}
-        config = cls(**{**values, "model": ModelConfig(**model)})
+        extractor = values.get("extractor")
+        if extractor is not None:
+            extractor = Extractor.from_dict(extractor)
+        config = cls(**{**values, "model": ModelConfig(**model), "extractor": extractor})
         # A value is not shown, or looked at as a whole: what holds itself a hundred times, a hundred times
         # over, is a short file.
         if not isinstance(config.size, str) or config.size not in SIZES:
@@ -96,6 +102,20 @@ class Checkpoint:
                 f"{path} has a config that does not fit ({explain_error(error)}): make it with '{made_by}'"
             ) from None
         return cls(Path(path), parts, config)
+
+    def check_extractor(self, data_dir: str | os.PathLike) -> None:
+        """See that the features of the tables in a folder are by the extractor that the model was trained on.
+
+        Raises:
+            UserError: they are by another.
+        """
+        check_same_extractor(
+            self.config.extractor,
+            str(self.path),
+            read_extractor(Path(data_dir)),
+            str(data_dir),
+            "extract the tables as the model's were, or train a model on these",
+        )
 
     def load_into(self, modules: Mapping[str, nn.Module]) -> None:
         """Load the part of each name into its module, strictly: every parameter found, none left over.
@@ -226,8 +246,10 @@ class ExportedEncoder:
         """See that the encoder was trained on data as those of a run with ``config``.
 
         Raises:
-            UserError: it was not; names the widths that differ.
+            UserError: it was not; names the widths or the extractors that differ.
         """
+        advice = "run stage 2 on this data"
+        check_same_extractor(self.config.extractor, self.path, config.extractor, data_dir, advice)
         if self.config.vocabulary is None:  # a bare state dict says nothing of its data; its shapes tell
             return
         own, wanted = asdict(self.config.model), asdict(config.model)
@@ -240,8 +262,7 @@ class ExportedEncoder:
             misfits.append("another vocabulary")
         if misfits:
             raise UserError(
-                f"{self.path} was made for other data than {data_dir} ({', '.join(misfits)}): "
-                "run stage 2 on this data"
+                f"{self.path} was made for other data than {data_dir} ({', '.join(misfits)}): {advice}"
             )
 
     def load_into(self, item: nn.Module) -> None:

@@ -17,6 +17,7 @@ from kddcup.nn.matcher import Matcher
 from kddcup.rank.predictions import check_answered, read_answers
 from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded
 from kddcup.rank.split import Split
+from kddcup.table.extractor import Extractor, check_same_extractor, read_extractor
 from kddcup.table.table import Table
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 from kddcup.train.checkpoint import RunConfig
@@ -31,13 +32,15 @@ class TrainingData:
     words: WordVectors
     store: RegionStore
     valid: Split
+    extractor: Extractor | None
 
     @classmethod
     def open(cls, data_dir: str) -> "TrainingData":
         """Open all of it before the first step.
 
         Raises:
-            UserError: stage 1 has not been run, or the valid table or its answers are absent or do not fit.
+            UserError: stage 1 has not been run, or on features of another extractor, or the valid table or
+                its answers are absent or do not fit.
         """
         folder = Path(data_dir)
         info, store, valid = open_info(data_dir), RegionStore(folder / "features"), Split(folder, "valid")
@@ -46,8 +49,16 @@ class TrainingData:
                 f"{folder / 'info'} and {folder / 'features'} are of different tables: "
                 f"make both with 'python preprocess.py --data_dir {data_dir} --force'"
             )
+        extractor = read_extractor(folder / "info")
+        check_same_extractor(
+            extractor,
+            str(folder / "info"),
+            read_extractor(folder),
+            data_dir,
+            f"run 'python preprocess.py --data_dir {data_dir} --force'",
+        )
         _check_valid(valid, store.dim)
-        return cls(info.corpus, info.vocabulary, info.words, store, valid)
+        return cls(info.corpus, info.vocabulary, info.words, store, valid, extractor)
 
     def configure(self, settings: TrainSettings, size: str) -> RunConfig:
         """What the checkpoints of a run on these data say of it."""
@@ -61,7 +72,9 @@ class TrainingData:
             start=self.vocabulary.start,
             end=self.vocabulary.end,
         )
-        return RunConfig(size, model, self.vocabulary.to_dict(), asdict(settings), self.digest())
+        return RunConfig(
+            size, model, self.vocabulary.to_dict(), asdict(settings), self.digest(), self.extractor
+        )
 
     def count(self) -> dict[str, int]:
         """How many training rows, queries and products there are."""

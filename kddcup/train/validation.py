@@ -34,6 +34,7 @@ def predict(
         UserError: there is no such checkpoint, or a table cannot be scored by it.
     """
     checkpoint = find_checkpoint(stage, settings.checkpoints_dir, settings.epoch)
+    checkpoint.check_extractor(settings.data_dir)
     device = pick_device(settings.devices)
     vocabulary = checkpoint.read_vocabulary(settings.tokenizer)
     model = checkpoint.build(stage).to(device)
