@@ -34,6 +34,7 @@ from kddcup.rank.predictions import (
 )
 from kddcup.rank.split import Split
 from kddcup.rank.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
+from kddcup.table.products import read_products
 
 SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_exact}
 
@@ -228,7 +229,7 @@ def main() -> None:
         figures[split.name] = report(split.name, dict(zip(names, test, strict=True)), blended, answers)
 
     submission = folder / "submission.csv"
-    write_submission(submission, blended)
+    write_submission(submission, blended, read_products(data))
     dataclasses.replace(blend, figures=figures).write(folder)
     print(f"submission: {submission}")
 

@@ -16,6 +16,7 @@ from kddcup.rank.predictions import (
     write_submission,
 )
 from kddcup.rank.trec import from_qrels, from_run, to_qrels, to_run
+from kddcup.table.products import ListedProduct
 from tests.conftest import assert_one_line_error, run_script
 
 CONVERSIONS = {one.__name__: one for one in (to_run, from_run, to_qrels, from_qrels)}
@@ -138,6 +139,12 @@ def test_the_submission_has_the_five_best_of_each_query_in_file_order(tmp_path):
     assert (tmp_path / "submission.csv").read_bytes() == (
         b"query-id,product1,product2,product3,product4,product5\n31,1,2,3,4,5\n4,50,40,,,\n9,5,3,4,1,2\n"
     )
+
+
+def test_the_submission_names_products_by_the_shops_own_ids(tmp_path):
+    products = {1: ListedProduct(1, "007", "", ""), 2: ListedProduct(2, "a, b", "", "")}
+    write_submission(tmp_path / "submission.csv", {"31": [(2, 0.9), (1, 0.5), (3, 0.1)]}, products)
+    assert (tmp_path / "submission.csv").read_text().splitlines()[1] == '31,"a, b",007,3,,'
 
 
 def converted(conversion, source, target):

@@ -1,5 +1,7 @@
 """The evaluation page as a reader meets it: written by the script, opened in Debian's chromium."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -20,9 +22,10 @@ from kddcup.rank.explanation import read_explanations
 from kddcup.rank.metrics import bootstrap_interval
 from kddcup.rank.predictions import read_predictions
 from kddcup.report.evaluation import Groups
-from kddcup.report.photographs import read_photographs
+from kddcup.report.photographs import read_listed_photographs, read_photographs
 from kddcup.sample import SampleSettings, write_sample
 from kddcup.table.labels import read_labels
+from kddcup.table.products import ListedPicture, ListedProduct, write_pictures, write_products
 from kddcup.table.table import Table
 from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary
 from kddcup.train.checkpoint import RunConfig, write_checkpoint
@@ -310,6 +313,53 @@ def test_photographs_lie_under_their_regions(inputs, chromium, tmp_path):
     )
     assert size == [240, 120]
     assert page.complaints() == []
+
+
+def list_own_products(folder):
+    """Product 12 has two pictures, 13 one that is gone; 12 and 13 have ids and titles of the shop."""
+    Image.new("RGB", (800, 400), "red").save(folder / "a.png")
+    Image.new("RGB", (200, 300), "blue").save(folder / "b.png")
+    pictures = [("a.png", 12, 400, 800), ("b.png", 12, 300, 200), ("gone.png", 13, 100, 100)]
+    write_pictures(folder, [ListedPicture(one, folder / name, *size, 1) for name, one, *size in pictures])
+    products = [
+        ListedProduct(12, "SKU-007", HOSTILE, "https://shop.example/7?a=1&b=2"),
+        ListedProduct(13, "013", "Blue dress", "javascript:document.title='broken'"),
+        ListedProduct(99, "elsewhere", "", ""),
+    ]
+    write_products(folder, products)
+
+
+def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chromium):
+    list_own_products(inputs)
+    done = report(inputs)
+    assert done.returncode == 0, done.stderr
+    assert "1 products are drawn as regions" in done.stdout
+    assert "elsewhere" not in (inputs / "report.html").read_text()
+    page = Page(chromium, inputs / "report.html")
+    open_query(page, "7")
+    cards = {card.find_element(By.CLASS_NAME, "product").text: card for card in page.all(".card")}
+    assert cards.keys() == {"11", "SKU-007", "013"}
+    assert {name: len(card.find_elements(By.TAG_NAME, "image")) for name, card in cards.items()} == {
+        "11": 0,
+        "SKU-007": 1,
+        "013": 0,
+    }
+    assert cards["SKU-007"].find_element(By.TAG_NAME, "a").get_attribute("href").startswith("https://shop.")
+    assert cards["013"].find_elements(By.TAG_NAME, "a") == []
+    assert cards["013"].find_element(By.CLASS_NAME, "title").text == "Blue dress"
+    assert cards["11"].find_elements(By.CLASS_NAME, "title") == []
+    assert page.driver.title != "broken"
+    assert page.complaints() == []
+
+
+def test_pictures_of_a_product_stand_side_by_side(tmp_path):
+    list_own_products(tmp_path)
+    content = read_listed_photographs(tmp_path, [11, 12, 13])
+    assert content.keys() == {12}
+    with Image.open(io.BytesIO(base64.b64decode(content[12]))) as joined:
+        assert joined.size == (240 + 60, 120)
+        seen = [joined.convert("RGB").getpixel(place) for place in ((120, 60), (270, 45), (270, 110))]
+    assert [[int(value > 128) for value in colour] for colour in seen] == [[1, 0, 0], [0, 0, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

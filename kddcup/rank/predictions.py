@@ -8,6 +8,7 @@ from pathlib import Path
 from kddcup.io.errors import UserError
 from kddcup.io.files import format_csv, read_json, write_json, write_text
 from kddcup.rank.metrics import K
+from kddcup.table.products import ListedProduct
 
 MAX_DIGITS = 18
 """Of a product id: it is below 2^63."""
@@ -146,10 +147,19 @@ def ranking(predictions: Predictions) -> dict[str, list[int]]:
     return {query: [product for product, _ in candidates] for query, candidates in predictions.items()}
 
 
-def write_submission(path: str | os.PathLike, predictions: Predictions) -> None:
-    """Write the five best of each query as the competition wants them."""
+def write_submission(
+    path: str | os.PathLike, predictions: Predictions, products: Mapping[int, ListedProduct] | None = None
+) -> None:
+    """Write the five best of each query as the competition wants them.
+
+    Args:
+        path: of the CSV file.
+        predictions: scores by query.
+        products: as a shop knows them; they are named by the shop's ids instead of their numbers.
+    """
+    shop_ids = {number: product.shop_id for number, product in (products or {}).items()}
     rows = [["query-id", *(f"product{i}" for i in range(1, K + 1))]]
-    for query, products in ranking(predictions).items():
-        best = products[:K]
+    for query, ranked in ranking(predictions).items():
+        best = [shop_ids.get(product, product) for product in ranked[:K]]
         rows.append([query, *best, *[""] * (K - len(best))])
     write_text(path, format_csv(rows))

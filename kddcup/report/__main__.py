@@ -20,8 +20,9 @@ from kddcup.rank.predictions import Predictions, check_answered, read_answers
 from kddcup.rank.split import Split
 from kddcup.report.evaluation import Evaluation, read_pictures
 from kddcup.report.page import page
-from kddcup.report.photographs import read_photographs
+from kddcup.report.photographs import read_listed_photographs, read_photographs
 from kddcup.table.labels import read_labels
+from kddcup.table.products import read_products
 
 
 @dataclass
@@ -33,6 +34,7 @@ class ReportSettings:
         resources_dir: folder of the predictions of model1 and model2.
         split: the table whose queries are shown; it needs answers.
         images: folder of photographs, PRODUCT_ID.jpg each; products without one are drawn as regions alone.
+            By default those that data_dir lists in pictures.csv, as tables of one's own pictures do.
         out: the page; by default report.html in resources_dir.
     """
 
@@ -72,9 +74,12 @@ def main() -> None:
         read_explanations(words, pair[0]) if words.is_file() else {},
     )
     products = {product for query in answers for product, _ in pair[0][query]}
-    photographs = read_photographs(Path(settings.images), products) if settings.images else {}
+    if settings.images:
+        photographs = read_photographs(Path(settings.images), products)
+    else:
+        photographs = read_listed_photographs(data, products)
     out = Path(settings.out) if settings.out else folder / "report.html"
-    write_text(out, page(split.name, evaluation, read_labels(data), photographs))
+    write_text(out, page(split.name, evaluation, read_labels(data), photographs, read_products(data)))
     print(f"{len(answers)} queries, {out.stat().st_size / 1e6:.1f} MB: {out}")
 
 

@@ -109,10 +109,14 @@
     const rank = candidate[6 + data.models.indexOf(order)];
     const mark = relevant ? [el("span", { class: "mark" }, "✓ answer")] : [];
     const words = query.words?.length ? [wordTable(query.words, query.parts[index])] : [];
+    const [id, title, url] = data.products[product] ?? [product, "", ""];
+    const name = el("bdi", { dir: "auto" }, title || url);
+    const link = url ? el("a", { href: url, rel: "noreferrer" }, name) : name;
     return el(
       "li",
       { class: relevant ? "card hit" : "card" },
-      el("p", { class: "top" }, el("span", { class: "rank" }, String(rank)), ...mark, el("span", { class: "product" }, product)),
+      el("p", { class: "top" }, el("span", { class: "rank" }, String(rank)), ...mark, el("span", { class: "product" }, el("bdi", {}, id))),
+      ...(title || url ? [el("p", { class: "title" }, link)] : []),
       el(
         "div",
         { class: "sides" },

@@ -15,12 +15,18 @@ from kddcup.rank.blending import WEIGHTS
 from kddcup.rank.explanation import WordScore
 from kddcup.rank.metrics import K, bootstrap_interval
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
+from kddcup.table.products import ListedProduct
 
 MODELS = ("model1", "model2", "blend")
+WEB = ("https://", "http://")
 
 
 def page(
-    split: str, evaluation: Evaluation, labels: Mapping[int, str], photographs: Mapping[int, str]
+    split: str,
+    evaluation: Evaluation,
+    labels: Mapping[int, str],
+    photographs: Mapping[int, str],
+    products: Mapping[int, ListedProduct],
 ) -> str:
     """The page.
 
@@ -29,6 +35,7 @@ def page(
         evaluation: what it shows.
         labels: names of class labels.
         photographs: base64 of WebP by product id.
+        products: how the shop knows them, by product id; those that are not there are shown by their id.
     """
     # Everything that is put into the template is escaped, unless it is Markup.
     environment = Environment(
@@ -51,7 +58,7 @@ def page(
         explained=bool(evaluation.explanations),
         queries=len(evaluation.answers),
         candidates=sum(map(len, evaluation.models["blend"].values())),
-        data=_data(evaluation, labels, photographs),
+        data=_data(evaluation, labels, photographs, products),
         photographs=photographs,
     )
 
@@ -82,10 +89,14 @@ def _curve(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _data(
-    evaluation: Evaluation, labels: Mapping[int, str], photographs: Mapping[int, str]
+    evaluation: Evaluation,
+    labels: Mapping[int, str],
+    photographs: Mapping[int, str],
+    products: Mapping[int, ListedProduct],
 ) -> dict[str, Any]:
     """What the script draws from; lists instead of objects where there are thousands."""
     images = evaluation.pictures.images
+    shown = {product for _, product in evaluation.pictures.places}
     present = sorted({label for image in images for label in image.labels.tolist()})
     return {
         "best": K,
@@ -93,8 +104,16 @@ def _data(
         "labels": {label: labels.get(label, f"label {label}") for label in present},
         "images": [_image(image) for image in images],
         "photographs": [str(product) for product in photographs],
+        "products": {
+            str(product): _product(products[product]) for product in sorted(shown & products.keys())
+        },
         "queries": [_query(evaluation, i, query) for i, query in enumerate(evaluation.answers)],
     }
+
+
+def _product(product: ListedProduct) -> list[str]:
+    """[the shop's id, title, link]; a link of another kind than to the web could run a script."""
+    return [product.shop_id, product.title, product.url if product.url.startswith(WEB) else ""]
 
 
 def _image(image: Picture) -> list:

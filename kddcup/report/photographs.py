@@ -5,10 +5,12 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from kddcup.io.errors import UserError
 from kddcup.pictures.decode import BadPictureError, open_picture
+from kddcup.table.products import ListedPicture, read_pictures
 
 LONGEST_SIDE = 240
 """In pixels; a picture is about half as large on the page."""
@@ -35,12 +37,54 @@ def read_photographs(folder: Path, products: Collection[int]) -> dict[int, str]:
     return {product: _small(path) for product, path in bar}
 
 
+def read_listed_photographs(data_dir: Path, products: Collection[int]) -> dict[int, str]:
+    """The pictures of products as ``DATA/pictures.csv`` lists them, as base64 of WebP, by product id.
+
+    Several pictures of a product stand side by side, as its regions do in the table. A product is left out
+    where one of them is gone or cannot be read any more; how many these are is printed.
+
+    Raises:
+        UserError: ``pictures.csv`` is of another form.
+    """
+    listed = read_pictures(data_dir)
+    found, lost = {}, 0
+    for product in tqdm(sorted(listed.keys() & set(products)), desc="photographs", disable=None):
+        try:
+            found[product] = _encode(_join(listed[product]))
+        except BadPictureError:
+            lost += 1
+    if lost:
+        print(f"{lost:,} products are drawn as regions: their pictures are not where {data_dir} has them")
+    return found
+
+
+def _join(pictures: list[ListedPicture]) -> Image.Image:
+    """Pictures side by side, at the scale at which the longest side of any is that of a photograph."""
+    scale = LONGEST_SIDE / max(max(picture.height, picture.width) for picture in pictures)
+    parts = []
+    for picture in pictures:
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        parts.append(open_picture(picture.path, LONGEST_SIDE).image.resize(size, Image.Resampling.LANCZOS))
+    joined = Image.new(
+        "RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white"
+    )
+    left = 0
+    for part in parts:
+        joined.paste(part, (left, 0))
+        left += part.width
+    return joined
+
+
 def _small(path: Path) -> str:
     try:
         image = open_picture(path, LONGEST_SIDE).image
     except BadPictureError as error:
         raise UserError(f"{path} is no image that can be read ({error}): mend it or take it out") from None
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return _encode(image)
+
+
+def _encode(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "webp", quality=QUALITY)
     return base64.b64encode(buffer.getvalue()).decode()
