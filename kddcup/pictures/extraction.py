@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 import xxhash
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError
 from kddcup.io.folders import MARKER, lock_folder, read_marker, write_marker
-from kddcup.pictures.backbones import Precision, load_default
+from kddcup.pictures.backbones import Precision, load_backbone, load_default
+from kddcup.pictures.detectors import load_detector
 from kddcup.pictures.extractors import CropExtractor, RegionExtractor
 from kddcup.pictures.journal import RegionJournal, Unseen
 from kddcup.pictures.pairs import Shop, read_pairs
@@ -49,6 +50,11 @@ class ExtractSettings:
         pairs: table of the columns query and product_id, and optionally split, relevance, image, title and
             url; as CSV, TSV or JSON lines.
         out: folder that the tables are written to.
+        detector: a network that finds regions, instead of crops: the name on the hub or the folder of an
+            RT-DETR, RT-DETRv2, D-FINE, DETR (with use_timm_backbone false) or YOLOS.
+        backbone: a network whose features are taken instead of the detector's own or EfficientNet-Lite0's:
+            the name or folder of a convolutional network, or of a ViT, CLIP, SigLIP or DINOv2.
+        max_regions: of a picture, with a detector: all of it, and the boxes that are surest.
         grid: takes N × N crops of a picture instead of the picture, its middle and its four corners.
         precision: of the network's layers.
         workers: processes that decode pictures, and without a GPU compute their features; 0 takes one for
@@ -58,12 +64,15 @@ class ExtractSettings:
         force: redo finished work, and start unfinished work over.
 
     Raises:
-        UserError: the grid is too fine.
+        UserError: the grid is too fine, or named with a detector.
     """
 
     images: str
     pairs: str
     out: str
+    detector: str | None = None
+    backbone: str | None = None
+    max_regions: PositiveInt = 10
     grid: NonNegativeInt = 0
     precision: Precision = "float32"
     workers: NonNegativeInt = 0
@@ -74,12 +83,19 @@ class ExtractSettings:
         """See that there are not many more crops than the map has cells."""
         if self.grid > MAX_GRID:
             raise UserError(f"--grid {self.grid} is too fine for a map of 8 cells a side: at most {MAX_GRID}")
+        if self.grid and self.detector:
+            raise UserError("--grid takes crops and --detector finds boxes: name one of them")
 
 
 def load_extractor(settings: ExtractSettings, device: torch.device) -> RegionExtractor:
     """The extractor that the settings name, with its networks on a device."""
-    backbone = load_default(settings.precision)
-    backbone.network.to(device, memory_format=torch.channels_last)
+    backbone = load_backbone(settings.backbone, settings.precision) if settings.backbone else None
+    if not settings.detector and not backbone:
+        backbone = load_default(settings.precision)
+    if backbone:
+        backbone.network.to(device, memory_format=torch.channels_last)
+    if settings.detector:
+        return load_detector(settings.detector, settings.precision, settings.max_regions, device, backbone)
     return CropExtractor(backbone, settings.grid)
 
 
