@@ -5,13 +5,14 @@ python export_model.py --epoch 6
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt
 
 from kddcup import stages
 from kddcup.cli import parse_settings
-from kddcup.io.errors import run_script
-from kddcup.train.checkpoint import write_checkpoint
+from kddcup.io.errors import UserError, run_script
+from kddcup.train.checkpoint import SAFETENSORS, write_checkpoint
 from kddcup.train.folder import find_checkpoint
 
 STAGE = stages.find("multilabel")
@@ -24,21 +25,32 @@ class ExportSettings:
     Args:
         epoch: of the checkpoint, from 0; by default the one that its config says to use.
         checkpoints_dir: by default ./checkpoints if it has that epoch, else ./ckpt.
-        out_path: where the encoder goes.
+        format: of the file, which is also its suffix.
+        out_path: where the encoder goes; by default ../user_data/image_encoder_large.FORMAT.
     """
 
     epoch: NonNegativeInt | None = None
     checkpoints_dir: str | None = None
-    out_path: str = "../user_data/image_encoder_large.pth"
+    format: Literal["pth", "safetensors"] = "pth"
+    out_path: str | None = None
 
 
 def main() -> None:
-    """Export the encoder."""
+    """Export the encoder.
+
+    Raises:
+        UserError: the name of the file says another format; or there is no such checkpoint.
+    """
     settings = parse_settings(ExportSettings, __doc__)
+    path = Path(settings.out_path or f"../user_data/image_encoder_large.{settings.format}")
+    if (path.suffix == SAFETENSORS) != (settings.format == "safetensors"):
+        raise UserError(
+            f"--out_path {path} is no name of a {settings.format} file: name another format or file"
+        )
     checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
     model = checkpoint.build(STAGE)
-    write_checkpoint(Path(settings.out_path), {"item": model.item}, checkpoint.config)
-    print(f"image encoder of {checkpoint.path}: {settings.out_path}")
+    write_checkpoint(path, {"item": model.item}, checkpoint.config)
+    print(f"image encoder of {checkpoint.path}: {path}")
 
 
 if __name__ == "__main__":

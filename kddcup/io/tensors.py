@@ -6,7 +6,7 @@ import mmap
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -227,17 +227,22 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-def check_weights(tensor: Tensor) -> None:
-    """See that a tensor of a file is one of finite floating-point numbers, as weights are.
+def check_weights(value: object, dtype: torch.dtype = torch.float32) -> None:
+    """See that a value of a file can be copied into a tensor: a tensor of finite numbers of its kind.
+
+    Args:
+        value: of the file.
+        dtype: of the tensor; that of the file may be another floating-point one, where this one is.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it cannot; the message goes after the value's name.
     """
-    if not isinstance(tensor, Tensor) or tensor.dtype not in _FLOATS:
-        kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"it is of {kind}, not of floating-point numbers")
-    if not tensor.isfinite().all():
-        raise ValueError("it has a number that is not finite")
+    if not isinstance(value, Tensor):
+        raise ValueError("is no tensor")
+    if value.dtype != dtype and not (dtype in _FLOATS and value.dtype in _FLOATS):
+        raise ValueError(f"is of {value.dtype}, expected {dtype}")
+    if not value.isfinite().all():
+        raise ValueError("has a number that is not finite")
 
 
 def write_safetensors(
@@ -250,17 +255,24 @@ def write_safetensors(
         part.write_bytes(content)
 
 
-def read_safetensors(path: str | os.PathLike, made_by: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(
+    path: str | os.PathLike, made_by: str, names: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and the metadata of a file of safetensors, onto the CPU.
 
+    Args:
+        path: of the file.
+        made_by: says where it comes from.
+        names: of the tensors to read, of those that are there; by default of all.
+
     Raises:
-        UserError: the file is absent or torn; ``made_by`` says where it comes from.
+        UserError: the file is absent or torn.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: {made_by}")
     try:
         with safe_open(path, "pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            wanted = [name for name in list(file.keys()) if names is None or name in names]
+            return {name: file.get_tensor(name) for name in wanted}, file.metadata() or {}
     except Exception as error:  # what is wrong with a file shows itself in many ways
         raise UserError(f"{path} is no file of safetensors ({explain_error(error)}): {made_by}") from None

@@ -1,13 +1,17 @@
 """The vocabulary and the input embeddings of a BERT."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from kddcup.io.errors import UserError
-from kddcup.io.tensors import read_tensors
+from kddcup.io.tensors import check_weights, read_safetensors, read_tensors
 from kddcup.text.vocabulary import Vocabulary, WordVectors
+
+MAX_WORDS, MAX_WIDTH = 1 << 20, 1 << 14
+"""The bounds of V and E; the largest vocabularies have 250,000 words, the widest vectors 4,096 numbers."""
+ADVICE = "get BERT's weights again"
 
 
 def read_bert(name: str) -> tuple[Vocabulary, WordVectors]:
@@ -25,8 +29,11 @@ def read_bert(name: str) -> tuple[Vocabulary, WordVectors]:
         words = WordVectors(*_embedding_tensors(folder))
     except ValueError as error:
         raise UserError(f"{folder} does not hold BERT's embeddings ({error}): name one that does") from None
-    if len(words.vectors) < len(vocabulary):
-        raise UserError(f"{folder}: {len(vocabulary)} tokens but {len(words.vectors)} word vectors")
+    count, width = words.vectors.shape
+    if count > MAX_WORDS or not 0 < width <= MAX_WIDTH:
+        raise UserError(f"{folder} has word vectors [{count}, {width}], which no BERT has: {ADVICE}")
+    if count < len(vocabulary):
+        raise UserError(f"{folder}: {len(vocabulary)} tokens but {count} word vectors")
     return vocabulary, words
 
 
@@ -50,36 +57,34 @@ def _from_hub(name: str) -> Path:
 
 def _embedding_tensors(folder: Path) -> list[np.ndarray]:
     """Word embeddings, and weight and bias of their LayerNorm, under whichever of their names."""
-    wanted = (
+    own_names = (
         ("word_embeddings.weight",),
         ("LayerNorm.weight", "LayerNorm.gamma"),
         ("LayerNorm.bias", "LayerNorm.beta"),
     )
-    keys = [[f"{prefix}embeddings.{name}" for name in names for prefix in ("", "bert.")] for names in wanted]
-    found: dict[str, torch.Tensor] = {}
+    keys = [
+        [f"{prefix}embeddings.{name}" for name in names for prefix in ("", "bert.")] for names in own_names
+    ]
+    wanted = {key for names in keys for key in names}
+    found: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                for key in set(file.keys()) & {key for names in keys for key in names}:
-                    found[key] = file.get_tensor(key)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} cannot be read ({error}): get BERT's weights again") from None
+        found |= read_safetensors(path, ADVICE, wanted)[0]
     if not found:
         for path in sorted(folder.glob("*.bin")):
-            content = read_tensors(path, "it comes with BERT")
+            content = read_tensors(path, ADVICE)
             if not isinstance(content, dict):
-                raise UserError(f"{path} is no state dict: get BERT's weights again")
-            found |= {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    tensors = []
+                raise UserError(f"{path} is no state dict: {ADVICE}")
+            found |= {key: value for key, value in content.items() if key in wanted}
+    arrays = []
     for names in keys:
         here = [found[name] for name in names if name in found]
         if not here:
             raise UserError(
                 f"{folder} has no {names[0]} in a .safetensors or .bin file: name one with BERT's weights"
             )
-        if here[0].layout != torch.strided:
-            raise UserError(f"{folder} has a sparse {names[0]}: get BERT's weights again")
-        tensors.append(here[0].detach().float().numpy())
-    return tensors
+        try:
+            check_weights(here[0])
+        except ValueError as error:
+            raise UserError(f"{names[0]} of {folder} {error}: {ADVICE}") from None
+        arrays.append(here[0].detach().float().numpy())
+    return arrays

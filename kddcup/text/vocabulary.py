@@ -120,7 +120,7 @@ class WordVectors:
     follows them in a text encoder (its epsilon is :data:`NORM_EPS`).
 
     Raises:
-        ValueError: the shapes do not fit together, or these are no numbers.
+        ValueError: the shapes do not fit together, or these are no finite numbers.
     """
 
     vectors: np.ndarray
@@ -135,6 +135,8 @@ class WordVectors:
             raise ValueError(f"shapes {shapes}, expected [[V, E], [E], [E]]")
         if any(array.dtype.kind != "f" for array in vars(self).values()):
             raise ValueError("they are not floating-point numbers")
+        if not all(np.isfinite(array).all() for array in vars(self).values()):
+            raise ValueError("a number is not finite")
 
 
 def save_vocabulary(folder: Path, vocabulary: Vocabulary, words: WordVectors) -> None:

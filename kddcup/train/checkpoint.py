@@ -1,7 +1,10 @@
 """Checkpoints: the parts of a model by name and shape, and the config that travels with them."""
 
+import contextlib
+import itertools
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,25 @@ from torch import Tensor, nn
 
 from kddcup.config import SIZES, ModelConfig
 from kddcup.io.errors import UserError, explain_error
-from kddcup.io.tensors import read_tensors, write_tensors
+from kddcup.io.tensors import (
+    check_weights,
+    read_safetensors,
+    read_tensors,
+    write_safetensors,
+    write_tensors,
+)
 from kddcup.nn.matcher import Matcher
-from kddcup.stages import Stage
+from kddcup.stages import STAGES, Stage
 from kddcup.table.extractor import Extractor, check_same_extractor, read_extractor
 from kddcup.text.vocabulary import END, START, Vocabulary
 
 CAPTION_TOKENS = {"start": START, "end": END}
 """The tokens whose ids a model has to know, by their fields of :class:`ModelConfig`."""
+SAFETENSORS = ".safetensors"
+"""The suffix of checkpoints in that format; those of all others are of PyTorch's."""
+MAX_LISTED = 20
+"""The number of names that an error lists."""
+_WRAPPED = "module."
 
 
 @dataclass
@@ -87,19 +101,24 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: str | os.PathLike, made_by: str) -> "Checkpoint":
-        """Read a file of :func:`write_checkpoint`, or a published one.
+        """Read a file of :func:`write_checkpoint`, or a published one, or the parts of one as safetensors.
+
+        The prefix ``module.`` that DistributedDataParallel gives to all names of a part is taken off.
 
         Raises:
             UserError: it is absent, torn, unsafe, or not a checkpoint; ``made_by`` is the command named.
         """
-        parts = read_tensors(path, f"make it with '{made_by}'")
+        advice = f"make it with '{made_by}'"
+        read = _read_safetensors if Path(path).suffix == SAFETENSORS else read_tensors
+        parts = read(path, advice)
         if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
-            raise UserError(f"{path} is no checkpoint: make it with '{made_by}'")
+            raise UserError(f"{path} is no checkpoint: {advice}")
+        parts = _drop_prefix({name: _drop_prefix(part) for name, part in parts.items()})
         try:
             config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(
-                f"{path} has a config that does not fit ({explain_error(error)}): make it with '{made_by}'"
+                f"{path} has a config that does not fit ({explain_error(error)}): {advice}"
             ) from None
         return cls(Path(path), parts, config)
 
@@ -137,18 +156,38 @@ class Checkpoint:
                 blank = stage.build(self.config.model)
         except (ValueError, RuntimeError, TypeError) as error:
             raise UserError(f"{self.path} names widths that no model has ({explain_error(error)})") from None
-        for module, state, source in self._find_parts(stage.name_parts(blank)):
-            check_fit(module, state, source)
+        try:
+            self._check_fit(stage.name_parts(blank))
+        except UserError:
+            if owner := self._find_owner():
+                raise UserError(
+                    f"{self.path} is a checkpoint of {owner.name}: name one of {stage.name}"
+                ) from None
+            raise
         model = stage.build(self.config.model)
         self.load_into(stage.name_parts(model))
         return model.eval()
+
+    def _check_fit(self, modules: Mapping[str, nn.Module]) -> None:
+        for module, state, source in self._find_parts(modules):
+            check_fit(module, state, source)
+
+    def _find_owner(self) -> Stage | None:
+        """Find the stage whose model has exactly these parts, names and shapes."""
+        for stage in STAGES:
+            with torch.device("meta"):
+                blank = stage.build(self.config.model)
+            with contextlib.suppress(UserError):
+                self._check_fit(stage.name_parts(blank))
+                return stage
+        return None
 
     def _find_parts(
         self, modules: Mapping[str, nn.Module]
     ) -> Iterator[tuple[nn.Module, Mapping[str, Tensor], str]]:
         for name, module in modules.items():
             if not isinstance(self.parts.get(name), dict):
-                raise UserError(f"{self.path} has no part '{name}'; it has {', '.join(self.parts)}")
+                raise UserError(f"{self.path} has no part '{name}'; it has {list_some(self.parts, ', ')}")
             yield module, self.parts[name], f"{self.path}, part '{name}'"
 
     def read_vocabulary(self, tokenizer: str | None) -> Vocabulary:
@@ -199,29 +238,57 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         for name, shape in wanted.items()
         if name in found and found[name] != shape
     ]
-    misfits += [
-        f"{name} is no dense tensor" for name in wanted if name in found and not _is_dense(state[name])
-    ]
     if misfits:
-        raise UserError(f"{source} does not fit the model: {'; '.join(misfits)}")
+        raise UserError(f"{source} does not fit the model: {list_some(misfits, '; ')}")
 
 
-def _is_dense(value: object) -> bool:
-    """Whether it is a tensor with as many numbers in the file as its shape says."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.untyped_storage().nbytes() >= value.nbytes
-    )
+def list_some(items: Collection[str], separator: str) -> str:
+    """List items in a line, of many the first ones and how many more there are."""
+    more = [f"and {len(items) - MAX_LISTED} more"] if len(items) > MAX_LISTED else []
+    return separator.join([*itertools.islice(items, MAX_LISTED), *more])
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict of exactly the module's names and shapes; errors as :func:`check_fit`."""
+    """Load a state dict of exactly the module's names and shapes, and of finite numbers.
+
+    Raises:
+        UserError: as :func:`check_fit`; or a tensor is of other numbers, or one is not finite.
+    """
     check_fit(module, state, source)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:  # of what only looks like a tensor of that shape
-        raise UserError(f"{source} does not fit the model: {explain_error(error)}") from None
+    for name, own in module.state_dict().items():
+        try:
+            check_weights(state[name], own.dtype)
+        except ValueError as error:
+            raise UserError(f"{source} does not fit the model: {name} {error}") from None
+    module.load_state_dict(state)
+
+
+def _drop_prefix(part: Any) -> Any:
+    """Take ``module.`` off the names of a part, if all have it."""
+    if isinstance(part, dict) and all(str(name).startswith(_WRAPPED) for name in part):
+        return {name.removeprefix(_WRAPPED): value for name, value in part.items()}
+    return part
+
+
+def _read_safetensors(path: str | os.PathLike, advice: str) -> dict[str, Any]:
+    """Read the parts of a checkpoint from names like ``item.norm.weight``, and its config."""
+    tensors, metadata = read_safetensors(path, advice)
+    names = {name for stage in STAGES for name in stage.parts} | {"model"}
+    parts: dict[str, Any] = {}
+    for name, value in tensors.items():
+        part, _, own = name.removeprefix(_WRAPPED).partition(".")
+        if part not in names:  # a bare state dict
+            parts = dict(tensors)
+            break
+        parts.setdefault(part, {})[own] = value
+    if "config" in metadata:
+        try:
+            parts["config"] = json.loads(metadata["config"])
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} has a config that is not JSON ({explain_error(error)}): {advice}"
+            ) from None
+    return parts
 
 
 @dataclass
@@ -240,6 +307,10 @@ class ExportedEncoder:
             UserError: it is absent or unsafe.
         """
         checkpoint = Checkpoint.read(path, "cd multilabel; python train.py; python export_model.py")
+        if "model" in checkpoint.parts:
+            raise UserError(
+                f"{path} is a checkpoint of stage 2: export its encoder with 'python export_model.py'"
+            )
         return cls(path, checkpoint.parts.get("item", checkpoint.parts), checkpoint.config)
 
     def check_made_for(self, config: RunConfig, data_dir: str) -> None:
@@ -273,6 +344,13 @@ class ExportedEncoder:
 def write_checkpoint(
     path: Path, modules: Mapping[str, nn.Module], config: RunConfig, **entries: dict[str, Any]
 ) -> None:
-    """Write the state of modules by name, the config, and further entries (``optimizer``, ``state``)."""
+    """Write the state of modules by name, the config, and further entries (``optimizer``, ``state``).
+
+    As safetensors, which hold tensors and text alone, only where the path says so and there are no entries.
+    """
     states = {name: module.state_dict() for name, module in modules.items()}
-    write_tensors(path, {**states, **entries, "config": asdict(config)})
+    if path.suffix == SAFETENSORS:
+        tensors = {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+        write_safetensors(path, tensors, {"config": json.dumps(asdict(config))})
+    else:
+        write_tensors(path, {**states, **entries, "config": asdict(config)})

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from kddcup.io.errors import UserError
@@ -9,11 +10,11 @@ from kddcup.io.files import read_json, write_json
 from kddcup.stages import Stage
 from kddcup.train.checkpoint import Checkpoint
 
-_NAME = re.compile(r"model-epoch(\d+)\.pth")
+_NAME = re.compile(r"model-epoch(\d+)\.(pth|safetensors)")
 STEP = "last-step.pth"
 """The checkpoint within an epoch; the epoch's own takes its place."""
 POINTER = "resume.json"
-"""Names the checkpoint to go on from. The epochs of an earlier run may lie in the folder of a newer one."""
+"""The file that names the checkpoint to go on from: epochs of an earlier run may lie in the same folder."""
 
 
 def checkpoint_path(folder: str | os.PathLike, epoch: int) -> Path:
@@ -21,10 +22,16 @@ def checkpoint_path(folder: str | os.PathLike, epoch: int) -> Path:
     return Path(folder) / f"model-epoch{epoch}.pth"
 
 
-def list_epochs(folder: str | os.PathLike) -> list[int]:
-    """The epochs of which a folder has a checkpoint, in no order."""
-    names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("model-epoch*.pth"))
-    return [int(name[1]) for name in names if name]
+def list_checkpoints(folder: str | os.PathLike, suffix: str = "*") -> dict[int, Path]:
+    """Find a folder's checkpoints by their epochs, in ascending order.
+
+    Args:
+        folder: where to look.
+        suffix: ``pth`` or ``safetensors``, which have weights alone; by default either, ``pth`` first.
+    """
+    paths = sorted(Path(folder).glob(f"model-epoch*.{suffix}"), reverse=True)
+    found = {int(name[1]): path for path in paths if (name := _NAME.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def point_to(folder: str | os.PathLike, name: str | None, run: str) -> None:
@@ -44,8 +51,8 @@ def find_newest(folder: str | os.PathLike, run: str | None = None) -> Path | Non
     """
     pointer = Path(folder) / POINTER
     if not pointer.is_file():
-        epochs = list_epochs(folder)
-        return checkpoint_path(folder, max(epochs)) if epochs and run is None else None
+        checkpoints = list_checkpoints(folder, "pth")
+        return checkpoints[max(checkpoints)] if checkpoints and run is None else None
     advice = "remove it to go on from the last epoch"
     content = read_json(pointer, advice)
     name = content.get("checkpoint") if isinstance(content, dict) else ""
@@ -74,27 +81,28 @@ def find_checkpoint(stage: Stage, folder: str | None, epoch: int | None) -> Chec
     made_by = f"cd {stage.name}; python train.py"
     looked = []
     for place in folders:
-        present = sorted(list_epochs(place))
-        wanted = _read_use_epoch(stage, Path(place), made_by) if epoch is None else epoch
+        present = list_checkpoints(place)
+        wanted = _read_use_epoch(stage, present, made_by) if epoch is None else epoch
         if epoch is None and wanted in present and _is_of_earlier_run(Path(place), wanted, made_by):
             raise UserError(
-                f"{checkpoint_path(place, wanted)} is of an earlier run, and that in {place} is not so far: "
+                f"{present[wanted]} is of an earlier run, and that in {place} is not so far: "
                 f"go on with '{made_by} --resume', or name an epoch with --epoch"
             )
         if wanted in present:
             print(f"{stage.name}: epoch {wanted} of {place}")
-            return Checkpoint.read(checkpoint_path(place, wanted), made_by)
+            return Checkpoint.read(present[wanted], made_by)
         wish = "checkpoint" if wanted is None else f"model-epoch{wanted}.pth"
-        looked.append(f"{place} has no {wish} (epochs there: {present or 'none'})")
+        looked.append(f"{place} has no {wish} (epochs there: {list(present) or 'none'})")
+        if below := sorted({path.parent for path in Path(place).glob("*/model-epoch*.*")}):
+            looked.append(f"{below[0]} below it has checkpoints: name it with --checkpoints_dir")
     raise UserError(f"{', '.join(looked)}; train it with '{made_by}', or name another with --epoch")
 
 
-def _read_use_epoch(stage: Stage, folder: Path, made_by: str) -> int | None:
+def _read_use_epoch(stage: Stage, checkpoints: Mapping[int, Path], made_by: str) -> int | None:
     """The epoch to use, of the newest checkpoint of the folder; None where there is no checkpoint."""
-    paths = [checkpoint_path(folder, epoch) for epoch in list_epochs(folder)]
-    if not paths:
+    if not checkpoints:
         return None
-    newest = Checkpoint.read(max(paths, key=lambda path: path.stat().st_mtime), made_by)
+    newest = Checkpoint.read(max(checkpoints.values(), key=lambda path: path.stat().st_mtime), made_by)
     return newest.config.training.get("use_epoch", stage.published_epoch)
 
 
@@ -106,6 +114,8 @@ def _is_of_earlier_run(folder: Path, epoch: int, made_by: str) -> bool:
     if newest is None:
         return True
     if newest.name == STEP:
-        state = Checkpoint.read(newest, made_by).parts.get("state")
-        return isinstance(state, dict) and state.get("epoch", 0) <= epoch
+        match Checkpoint.read(newest, made_by).parts:
+            case {"state": {"epoch": int(current)}}:
+                return current <= epoch
+        return False
     return int(_NAME.fullmatch(newest.name)[1]) < epoch
