@@ -14,7 +14,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.cli import parse_settings
-from kddcup.config import SIZES
+from kddcup.config import SIZES, Seed
 from kddcup.data.corpus import BAD_ROWS, INFO_FILES, write_info
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
@@ -56,7 +56,7 @@ class PreprocessSettings:
     workers: PositiveInt = 1
     bad_rows: Literal["stop", "skip"] = "stop"
     max_bad_rows: NonNegativeInt = 1000
-    seed: NonNegativeInt = 2020
+    seed: Seed = 2020
     force: bool = False
     verify: bool = False
 

@@ -1,33 +1,89 @@
 """Flags and YAML from dataclasses.
 
 jsonargparse would read a dataclass by itself, but not flags as people type them: ``--resume`` without a
-value, ``--devices 0 1``.
+value, ``--devices 0 1``; and what it says of a wrong one is about its own types.
 """
 
 import argparse
 import dataclasses
+import math
+import re
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar, get_args
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader, set_loader
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import (
+    ClosedUnitInterval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
-from kddcup.config import HardwareSettings, Recipe
-from kddcup.io.errors import UserError
+from kddcup.config import HardwareSettings, Recipe, Seed
+from kddcup.io.errors import UserError, explain_error
 
 Settings = TypeVar("Settings")
 
 MAX_SETTINGS = 20_000
-"""Letters of a file of settings; one of all flags has 2,000."""
+"""The bytes that a file of settings may have; one of all flags has 2,000."""
+MAX_INTEGER = 2**63 - 1
+"""The largest whole number that a setting may be."""
+
+_NUMBERS = {
+    int: "a whole number",
+    NonNegativeInt: "a whole number from 0",
+    PositiveInt: "a whole number from 1",
+    Seed: f"a whole number from 0, below {2**32:,}",
+    float: "a number",
+    NonNegativeFloat: "a number from 0",
+    PositiveFloat: "a number above 0",
+    ClosedUnitInterval: "a number from 0 to 1",
+}
+_EXPECTED = {**_NUMBERS, str: "a text", bool: "true or false"}
 
 
 class Parser(ArgumentParser):
     """Ends in one line where a flag is wrong, as the rest of a script does where a file is."""
 
+    # What argparse says, and how we say it.
+    _messages = (
+        (r"argument (\S+): expected (at least )?one argument", r"\1 needs a value"),
+        (r"argument (\S+): ignored explicit argument '(.*)'", r"\1 takes no value, and has \2"),
+        (r"unrecognized arguments: (.*)", r"\1: there is no such flag"),
+        (r"ambiguous option: (\S+) could match (.*)", r"\1 is short for several flags: \2"),
+        (r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", r"\1 \2 is not one of \3"),
+        (r"the following arguments are required: (.*)", r"missing: \1"),
+    )
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what :func:`kddcup.io.errors.run_script` shows."""
+        for theirs, ours in self._messages:
+            message = re.sub(theirs, ours, message)
         raise UserError(f"{message}; see --help") from ex
+
+
+class _ConfigAction(ActionConfigFile):
+    """Reads ``--config FILE`` as YAML of settings by name, and nothing that it may refer to."""
+
+    kinds: Mapping[str, Any]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str,
+        option_string: str | None = None,
+    ) -> None:
+        for name, value in read_settings_file(values).items():
+            if name not in self.kinds:
+                raise UserError(f"{values}: there is no setting {str(name)[:40]}; see --help")
+            setattr(namespace, name, _Reader(f"{values}: {name}", self.kinds[name])(value))
 
 
 class _FlagValues(list):
@@ -74,26 +130,33 @@ def parse_settings(
     Raises:
         UserError: a flag or a setting does not exist, or is of another kind.
     """
-    set_loader("settings", _read_yaml, (yaml.YAMLError,))
-    parser = Parser(description=description, formatter_class=_HelpFormatter, parser_mode="settings")
-    parser.add_argument("--config", action="config", help="a YAML file of any of these settings")
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    parser = Parser(description=description, formatter_class=_HelpFormatter)
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    config = parser.add_argument(
+        "--config", action=_ConfigAction, help="a YAML file of any of these settings"
+    )
+    config.kinds = kinds
     for base, names in group_fields(kind).items():
-        docs = parse_docstring(base.__doc__ or "")
-        helps = {param.arg_name: param.description for param in docs.params}
-        group = parser.add_argument_group((docs.short_description or base.__name__).rstrip("."))
+        title, helps = read_docstring(base)
+        group = parser.add_argument_group(title)
         for name in names:
-            group.add_argument(f"--{name}", help=helps.get(name), **_describe_flag(types[name]))
+            group.add_argument(f"--{name}", help=helps.get(name), **_describe_flag(name, kinds[name]))
         if base is HardwareSettings:
             # Of PyTorch 2's and PyTorch 1's launcher; the environment says the same, and torchrun only there.
-            group.add_argument(
-                "--local-rank", "--local_rank", type=int, help="set by torch.distributed.launch"
-            )
+            group.add_argument("--local-rank", "--local_rank", help="set by torch.distributed.launch")
     parser.set_defaults(find_defaults(kind, recipes["full"] if recipes else None))
     if recipes:
         parser.set_defaults(find_defaults(kind, recipes[read_size(parser.parse_args(args))]))
     values = parser.parse_args(args)
-    return kind(**{name: _make_plain(getattr(values, name)) for name in types})
+    return kind(**{name: _drop_class(getattr(values, name)) for name in kinds})
+
+
+def read_docstring(kind: type) -> tuple[str, dict[str, str]]:
+    """Read a dataclass' title, and what its fields are by their names; ``python -OO`` has its name alone."""
+    # Under -OO the docstring is one that the dataclass makes itself, of its signature.
+    docs = parse_docstring((kind.__doc__ if sys.flags.optimize < 2 else None) or kind.__name__)
+    helps = {param.arg_name: param.description for param in docs.params}
+    return docs.short_description.rstrip("."), helps
 
 
 def group_fields(kind: type) -> dict[type, list[str]]:
@@ -121,33 +184,105 @@ def find_defaults(kind: type, recipe: Recipe | None = None) -> dict[str, Any]:
     return found | {name: value for name, value in given.items() if name in names}
 
 
-def _read_yaml(text: str) -> Any:
-    # The YAML library calls itself for what is nested, until it runs out of stack.
-    if len(text) > MAX_SETTINGS:
-        raise yaml.YAMLError(f"it has more than {MAX_SETTINGS:,} letters, as no settings have")
+def read_settings_file(path: str) -> dict[Any, Any]:
+    """Read a YAML file of settings by name.
+
+    Raises:
+        UserError: it is absent, or something else.
+    """
     try:
-        return get_loader("yaml")(text)
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read ({error.strerror}); see --help") from None
+    try:
+        if len(content) > MAX_SETTINGS:
+            raise ValueError(f"it has more than {MAX_SETTINGS:,} bytes")
+        text = content.decode()
+        # Of ten lines that refer to each other, one value can be larger than any memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has a reference")
+        values = yaml.safe_load(text)
+    # A ValueError is of bytes that are no UTF-8, of a number of thousands of digits, of a 13th month.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"--config {path} is no YAML of settings ({explain_error(error)}); see --help"
+        ) from None
+    if not isinstance(values, dict | NoneType):
+        raise UserError(f"--config {path} has no settings by name, like 'seed: 1'; see --help")
+    return values or {}
 
 
-def _describe_flag(kind: Any) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads the values of a setting, of a flag's text or of what YAML makes of it.
+
+    Args:
+        label: names the setting in an error.
+        kind: of the values, a field's type.
+    """
+
+    label: str
+    kind: Any
+
+    def __str__(self) -> str:
+        """What is expected, as an error and ``--help`` say it."""
+        base = _drop_none(self.kind)
+        if get_origin(base) is Literal:
+            return f"one of {', '.join(get_args(base))}"
+        if get_origin(base) is list:
+            return "a list"
+        return _EXPECTED[base]
+
+    def __call__(self, value: Any) -> Any:
+        """Read a value.
+
+        Raises:
+            UserError: it is of another kind.
+        """
+        base = _drop_none(self.kind)
+        if value is None and base is not self.kind:
+            return None
+        if get_origin(base) is list and isinstance(value, list):
+            return list(map(_Reader(self.label, get_args(base)[0]), value))
+        if get_origin(base) is Literal and value in get_args(base):
+            return value
+        if base in (bool, str) and isinstance(value, base):
+            return value
+        if base in _NUMBERS and (number := _read_number(base, value)) is not None:
+            return number
+        text = str(value)
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise UserError(f"{self.label} {shown} is not {self}; see --help")
+
+
+def _drop_none(kind: Any) -> Any:
+    """The type of a value that may be None, or the type itself."""
+    options = get_args(kind)
+    return next(option for option in options if option is not NoneType) if NoneType in options else kind
+
+
+def _read_number(kind: type, value: Any) -> float | int | None:
+    plain = float if issubclass(kind, float) else int
+    if isinstance(value, bool) or not isinstance(value, str | int | plain):
+        return None
+    try:
+        number = plain(kind(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) <= MAX_INTEGER else None
+
+
+def _describe_flag(name: str, kind: Any) -> dict[str, Any]:
     """How a flag of a type is parsed."""
     if kind is bool:
         return {"action": "store_true"}
-    if kind in (list[int], list[str]):
-        return {"type": get_args(kind)[0], "nargs": "+", "action": _ListAction}
-    choices = [name for option in get_args(kind) for name in get_args(option)]
-    if choices:  # of a Literal that may be None
-        return {"type": kind, "metavar": f"{{{','.join(choices)}}}"}
-    return {"type": kind}
+    if get_origin(kind) is list:
+        return {"type": _Reader(f"--{name}", get_args(kind)[0]), "nargs": "+", "action": _ListAction}
+    base = _drop_none(kind)
+    choices = {"metavar": f"{{{','.join(get_args(base))}}}"} if get_origin(base) is Literal else {}
+    return {"type": _Reader(f"--{name}", kind), **choices}
 
 
-def _make_plain(value: Any) -> Any:
-    """A number of jsonargparse's restricted types, or a list of flags, as a plain one for a checkpoint."""
-    if isinstance(value, list):
-        return list(value)
-    for number in (float, int):
-        if isinstance(value, number) and not isinstance(value, bool):
-            return number(value)
-    return value
+def _drop_class(value: Any) -> Any:
+    """A list of flags as a plain one, which a checkpoint can hold."""
+    return list(value) if isinstance(value, list) else value

@@ -10,9 +10,13 @@ from jsonargparse.typing import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    restricted_number_type,
 )
 
 from kddcup.io.errors import UserError
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+"""The type of seeds, of which scikit-learn takes no larger ones."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class OptimisationSettings:
     weight_decay: NonNegativeFloat
     gamma: PositiveFloat
     dropout: ClosedUnitInterval = 0.1
-    seed: NonNegativeInt = 2020
+    seed: Seed = 2020
 
 
 @dataclass

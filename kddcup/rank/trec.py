@@ -19,8 +19,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
 from kddcup.cli import Parser
 from kddcup.io.errors import UserError
 from kddcup.io.files import write_json, write_text
@@ -141,11 +139,14 @@ def _fields(path: str, line: re.Pattern[str], form: str) -> Iterator[tuple[str, 
             yield f"{path}, line {number}", match.groups()
 
 
+COMMANDS = {function.__name__: function for function in (to_run, from_run, to_qrels, from_qrels)}
+
+
 def main() -> None:
     """Convert a file."""
-    auto_cli(
-        [to_run, from_run, to_qrels, from_qrels],
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parser_class=Parser,
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS, help="what is written, or read")
+    parser.add_argument("source", help="the file to read")
+    parser.add_argument("target", help="the file to write")
+    given = parser.parse_args()
+    COMMANDS[given.command](given.source, given.target)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kddcup.cli import find_defaults, group_fields
+from kddcup.cli import find_defaults, group_fields, read_docstring
 from kddcup.config import TrainSettings
 from kddcup.stages import Stage
 from kddcup.train.checkpoint import RunConfig
@@ -152,6 +152,5 @@ def format_header(
         f"  parameters {total:,}, of which {trained:,} are trained; {widths}",
     ]
     for group, names in group_fields(type(settings)).items():
-        title = (group.__doc__ or group.__name__).split("\n")[0].rstrip(".")
-        lines.append(f"  {title}: " + ", ".join(f"{name} {shown[name]}" for name in names))
+        lines.append(f"  {read_docstring(group)[0]}: " + ", ".join(f"{name} {shown[name]}" for name in names))
     return "\n".join(lines)
