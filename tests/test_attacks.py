@@ -20,7 +20,7 @@ from kddcup.io.files import read_arrays, read_json, read_pickle, write_pickle
 from kddcup.rank.predictions import read_answers, read_predictions
 from kddcup.text.bert import read_bert
 from kddcup.text.vocabulary import Vocabulary
-from kddcup.train.checkpoint import Checkpoint, load_strictly
+from kddcup.train.checkpoint import Checkpoint
 from kddcup.train.resumption import load_moments
 from tests.conftest import assert_one_line_error, run_script
 
@@ -537,9 +537,9 @@ def test_a_checkpoint_that_is_no_model_ends_in_one_line(trained, pretrained, tmp
 
 
 def test_a_number_repeated_to_the_size_of_a_model_is_refused(tmp_path):
-    few = torch.zeros(1).expand(1000, 1000)
-    with pytest.raises(UserError, match="weight is no dense tensor"):
-        load_strictly(torch.nn.Linear(1000, 1000, bias=False), {"weight": few}, "a stranger's")
+    torch.save({"item": {"weight": torch.zeros(1).expand(1000, 1000)}}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a tensor \[1000, 1000\] that is not dense"):
+        Checkpoint.read(tmp_path / "a.pth", "train")
 
 
 def test_answers_that_name_a_query_by_half_a_letter_are_refused(tmp_path):

@@ -116,7 +116,7 @@ OPTIONS = {
     **{f"{stage.name}/validation.py": "--epoch" for stage in stages.STAGES},
     "multilabel/export_model.py": "--out_path",
     "kddcup/sample.py": "--dim",
-    "kddcup/release.py": "--verify",
+    "kddcup/release/__main__.py": "--verify",
     "kddcup/report/__main__.py": "--split",
 }
 """One of each script's options."""

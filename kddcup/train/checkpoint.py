@@ -69,8 +69,6 @@ class RunConfig:
         if extractor is not None:
             extractor = Extractor.from_dict(extractor)
         config = cls(**{**values, "model": ModelConfig(**model), "extractor": extractor})
-        # A value is not shown, or looked at as a whole: what holds itself a hundred times, a hundred times
-        # over, is a short file.
         if not isinstance(config.size, str) or config.size not in SIZES:
             raise ValueError("size is none that there is")
         for width in fields(ModelConfig):
