@@ -3,8 +3,9 @@
 #
 #     bash main.sh [DATA_DIR]        DATA_DIR: data, the competition's place, by default
 #
-# In the environment: SIZE (full or small), TOKENIZER (a BERT name or folder, or lexicon), NPROC (training
-# processes), SPLIT (testA or testB), SEED, PYTHON. A folder other than data gets sub-folders of its own name.
+# In the environment: SIZE (full or small), TOKENIZER (a BERT name or folder, or lexicon), USER_DICT (a file of
+# words for Chinese queries), NPROC (training processes), SPLIT (testA or testB), SEED, PYTHON. A folder other
+# than data gets sub-folders of its own name.
 set -euo pipefail
 
 size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB} seed=${SEED:-2020}
@@ -25,6 +26,7 @@ case $data in
 *) from_stage=$data ;;
 esac
 [ -d "$tokenizer" ] && tokenizer=$(cd "$tokenizer" && pwd)
+user_dict=${USER_DICT:+$(realpath --relative-to="$root" "$USER_DICT")}
 python=${PYTHON:-python}
 # PyTorch then takes large pages: a step on a CPU spends less of its time on fresh memory.
 export THP_MEM_ALLOC_ENABLE=${THP_MEM_ALLOC_ENABLE:-1}
@@ -49,7 +51,8 @@ resources=external_resources$sub
 checkpoints=./checkpoints$sub
 
 enter .
-run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed"
+run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed" \
+    ${user_dict:+--user_dict "$user_dict"}
 
 enter multilabel
 run "${launch[@]}" train.py --size "$size" --data_dir "$from_stage" --checkpoints_dir "$checkpoints" \

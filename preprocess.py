@@ -23,10 +23,11 @@ from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.text.bert import read_bert
 from kddcup.text.lexicon import build_lexicon
-from kddcup.text.vocabulary import LEXICON, save_vocabulary
+from kddcup.text.segmentation import JIEBA, UserDictionary
+from kddcup.text.vocabulary import LEXICON, read_user_dictionary, save_vocabulary
 
 MADE_BY = "python preprocess.py"
-CHOICES = ("size", "tokenizer", "feature_dtype", "bad_rows", "seed")
+CHOICES = ("size", "tokenizer", "user_dict", "feature_dtype", "bad_rows", "seed")
 """The settings that decide what is written."""
 
 
@@ -38,6 +39,8 @@ class PreprocessSettings:
         data_dir: folder of the tables; features/ and info/ are written there.
         size: of the models to come; gives the width of a lexicon's word vectors.
         tokenizer: a BERT name or folder, or 'lexicon', which needs no network.
+        user_dict: a file of words that jieba keeps together when it cuts Chinese, one a line; it travels in
+            info/ and in checkpoints.
         feature_dtype: of the regions on disk.
         workers: processes that convert the table; a compressed one is converted by one process.
         bad_rows: stop at the first row that is not as it should be, or skip such rows and list them in
@@ -52,6 +55,7 @@ class PreprocessSettings:
     data_dir: str = "data"
     size: Literal["full", "small"] = "full"
     tokenizer: str = "bert-large-uncased"
+    user_dict: str | None = None
     feature_dtype: Literal["float16", "float32"] = "float16"
     workers: PositiveInt = 1
     bad_rows: Literal["stop", "skip"] = "stop"
@@ -61,12 +65,13 @@ class PreprocessSettings:
     verify: bool = False
 
 
-def is_finished(data: Path, choices: dict[str, object], table: Table) -> bool:
+def is_finished(data: Path, choices: dict[str, object], dictionary: UserDictionary, table: Table) -> bool:
     """Whether this very work has been done.
 
     Args:
         data: folder of the tables.
         choices: the settings that decide what is written.
+        dictionary: what is in the file that user_dict names.
         table: the training table.
 
     Raises:
@@ -82,13 +87,16 @@ def is_finished(data: Path, choices: dict[str, object], table: Table) -> bool:
     if not is_of_one_run:
         return False
     marker = data / "info" / MARKER
-    flags = " ".join(f"--{name} {value}" for name, value in {"data_dir": data, **choices}.items())
+    flags = {"data_dir": data, **choices}
+    flags = " ".join(f"--{name} {value}" for name, value in flags.items() if value is not None)
     redo = f"redo it with '{MADE_BY} {flags} --force'"
     if before != choices:
         other = ", ".join(f"{name} {before[name]}" for name in choices if before[name] != choices[name])
         raise UserError(f"{marker}: finished before with {other}; {redo}")
     if read_extractor(data) != read_extractor(data / "info"):
         raise UserError(f"{marker}: {data / EXTRACTOR_FILE} has changed since; {redo}")
+    if read_user_dictionary(data).entries != dictionary.entries:
+        raise UserError(f"{marker}: {choices['user_dict']} has changed since; {redo}")
     if not table.matches(stamp, digest):
         raise UserError(
             f"{marker}: {table.path} has changed since ({stamp[0]:,} bytes then, {table.stamp[0]:,} now); "
@@ -107,11 +115,12 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     data = Path(settings.data_dir)
     features, info = data / "features", data / "info"
     choices = {name: getattr(settings, name) for name in CHOICES}
+    dictionary = UserDictionary.read(Path(settings.user_dict)) if settings.user_dict else JIEBA
     bad_rows = info / BAD_ROWS if settings.bad_rows == "skip" else None
     ingest = Ingest(
         table, features, settings.feature_dtype, settings.workers, bad_rows, settings.max_bad_rows
     )
-    if not settings.force and is_finished(data, choices, table):
+    if not settings.force and is_finished(data, choices, dictionary, table):
         ingest.forget()
         print(f"{features} and {info} are finished; '--force' redoes them")
         return
@@ -127,9 +136,11 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     contents = ingest.contents
     texts = list(contents.texts.values())
     try:
-        vocabulary, words = bert or build_lexicon(texts, SIZES[settings.size].lexicon_width, settings.seed)
+        width = SIZES[settings.size].lexicon_width
+        vocabulary, words = bert or build_lexicon(texts, width, settings.seed, dictionary)
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from None
+    vocabulary.dictionary = dictionary  # which no BERT has of its own
     save_vocabulary(info / "vocabulary", vocabulary, words)
     query_ids = np.fromiter(contents.texts, np.int64)
     write_info(info, contents.join_columns(), query_ids, texts, vocabulary, words, settings.seed)

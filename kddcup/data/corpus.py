@@ -155,7 +155,7 @@ def write_info(
     names: dict[str, int] = {}
     head_class = np.full(len(texts), -1, np.int32)
     for i, text in enumerate(_with_progress(texts, "head classes")):
-        heads = content_words(text)
+        heads = content_words(text, vocabulary.dictionary)
         if has_words[i]:
             head_class[i] = names.setdefault(heads[-1] if heads else "", len(names))
     cluster = cluster_queries(tokens, words.vectors, seed)

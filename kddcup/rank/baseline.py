@@ -30,7 +30,8 @@ from kddcup.rank.metrics import random_ndcg, with_interval
 from kddcup.rank.predictions import Predictions, ranking, read_answers, write_predictions
 from kddcup.rank.split import Split
 from kddcup.table.table import Table
-from kddcup.text.segmentation import content_words
+from kddcup.text.segmentation import JIEBA, UserDictionary, content_words
+from kddcup.text.vocabulary import read_user_dictionary
 
 RANKERS = ("logistic", "neighbours")
 LENGTH = 10.0
@@ -67,6 +68,7 @@ class ProductSample:
 
     Args:
         limit: how many are kept at most.
+        dictionary: by which Chinese queries are cut into words.
 
     Attributes:
         zeros: in which a kept product's hash ends; one product in 2^zeros is kept.
@@ -74,8 +76,8 @@ class ProductSample:
         words: those of its queries.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, dictionary: UserDictionary = JIEBA) -> None:
+        self._limit, self._dictionary = limit, dictionary
         self.zeros = 0
         self.images: dict[int, np.ndarray] = {}
         self.words: dict[int, set[str]] = {}
@@ -87,7 +89,7 @@ class ProductSample:
         if product not in self.images:
             self.images[product] = features.mean(0)
             self.words[product] = set()
-        self.words[product].update(content_words(text))
+        self.words[product].update(content_words(text, self._dictionary))
         while len(self.images) > self._limit:
             self.zeros += 1
             self.images = {kept: image for kept, image in self.images.items() if self._keeps(kept)}
@@ -112,7 +114,7 @@ class Candidates:
     images: np.ndarray
 
     @classmethod
-    def read(cls, path: Path, dim: int) -> "Candidates":
+    def read(cls, path: Path, dim: int, dictionary: UserDictionary) -> "Candidates":
         """Read a table.
 
         Raises:
@@ -129,7 +131,7 @@ class Candidates:
                     "make both by one extractor"
                 )
             query = str(row.query_id)
-            words.setdefault(query, content_words(row.query))
+            words.setdefault(query, content_words(row.query, dictionary))
             place = places.setdefault((row.product_id, row.checksum), len(images))
             if place == len(images):
                 images.append(row.features.mean(0))
@@ -192,9 +194,9 @@ def fit_neighbours(images: np.ndarray, has_word: np.ndarray) -> Callable[[np.nda
     return log_shares
 
 
-def read_sample(path: Path, limit: int) -> ProductSample:
+def read_sample(path: Path, limit: int, dictionary: UserDictionary) -> ProductSample:
     """Read what is learned from; says so where it is not all."""
-    sample = ProductSample(limit)
+    sample = ProductSample(limit, dictionary)
     for row in Table(path).rows(f"read {path.name}"):
         sample.add(row.product_id, row.features, row.query)
     if sample.zeros:
@@ -219,10 +221,12 @@ def main() -> None:
     settings = parse_settings(BaselineSettings, __doc__)
     data, folder = Path(settings.data_dir), Path(settings.resources_dir)
     train = data / "train" / "train.tsv"
-    sample = read_sample(train, settings.sample)
+    dictionary = read_user_dictionary(data)
+    sample = read_sample(train, settings.sample, dictionary)
     images = np.stack(list(sample.images.values()))
     splits = {"valid": Split(data, "valid"), "test": Split(data, settings.split)}
-    tables = {name: Candidates.read(split.table, images.shape[1]) for name, split in splits.items()}
+    dim = images.shape[1]
+    tables = {name: Candidates.read(split.table, dim, dictionary) for name, split in splits.items()}
 
     asked = {word for table in tables.values() for words in table.words.values() for word in words}
     has_word = {word: np.array([word in own for own in sample.words.values()]) for word in sorted(asked)}

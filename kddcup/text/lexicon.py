@@ -8,13 +8,15 @@ from tqdm import tqdm
 
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
-from kddcup.text.segmentation import content_words
+from kddcup.text.segmentation import JIEBA, UserDictionary, content_words
 from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary, WordVectors
 
 LEXICON_SIZE = 30_000
 
 
-def build_lexicon(texts: Iterable[str], width: int, seed: int) -> tuple[Vocabulary, WordVectors]:
+def build_lexicon(
+    texts: Iterable[str], width: int, seed: int, dictionary: UserDictionary = JIEBA
+) -> tuple[Vocabulary, WordVectors]:
     """A vocabulary and word vectors from the training queries alone, without a network.
 
     Words seen in at least two queries, the most frequent first, at most 30,000. A word's vector is
@@ -27,11 +29,12 @@ def build_lexicon(texts: Iterable[str], width: int, seed: int) -> tuple[Vocabula
         texts: the distinct training queries; read once.
         width: E.
         seed: of the SVD and of the specials.
+        dictionary: by which Chinese is cut into words.
 
     Raises:
         UserError: no word occurs twice.
     """
-    lists = [sorted(set(content_words(text))) for text in tqdm(texts, desc="words", disable=None)]
+    lists = [sorted(set(content_words(text, dictionary))) for text in tqdm(texts, desc="words", disable=None)]
     counts = Counter(word for words in lists for word in words)
     kept = sorted(
         (word for word, count in counts.items() if count >= 2), key=lambda word: (-counts[word], word)
@@ -52,7 +55,7 @@ def build_lexicon(texts: Iterable[str], width: int, seed: int) -> tuple[Vocabula
     vectors[:, 1:] = 4 * directions / np.maximum(norms, np.finfo(np.float32).tiny)
     vectors[0] = 0
     words = WordVectors(vectors, np.ones(width, np.float32), np.zeros(width, np.float32))
-    return Vocabulary(LEXICON, [*SPECIALS, *kept]), words
+    return Vocabulary(LEXICON, [*SPECIALS, *kept], dictionary=dictionary), words
 
 
 def _cooccurrence_directions(occurrences: Ragged, words: int, components: int, seed: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Tokens, their ids, and the word vectors that belong to them."""
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_arrays, read_json, write_arrays, write_json, write_text
-from kddcup.text.segmentation import segment, stop_words
+from kddcup.text.segmentation import JIEBA, UserDictionary, chinese_stop_words, segment, stop_words
 
 PAD, UNKNOWN, START, END = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 LEXICON = "lexicon"
@@ -25,22 +26,27 @@ class Vocabulary:
         kind: ``"bert"`` (WordPiece) or ``"lexicon"`` (whole words).
         tokens: the token of each id; holds ``[PAD]`` at 0, ``[UNK]``, ``[CLS]`` and ``[SEP]``.
         lowercase: whether WordPiece lowers the text; a lexicon always does.
+        dictionary: by which Chinese is cut into whole words.
 
     Raises:
         ValueError: a special token is missing, or it is of another kind.
     """
 
-    def __init__(self, kind: str, tokens: list[str], lowercase: bool = True) -> None:
+    def __init__(
+        self, kind: str, tokens: list[str], lowercase: bool = True, dictionary: UserDictionary = JIEBA
+    ) -> None:
         if kind not in ("bert", LEXICON):
             raise ValueError(f"a vocabulary is bert or {LEXICON}, not {kind!r}")
-        self.kind, self.tokens, self.lowercase = kind, tokens, lowercase
+        self.kind, self.tokens, self.lowercase, self.dictionary = kind, tokens, lowercase, dictionary
         self._ids = {token: i for i, token in enumerate(tokens)}
         missing = [token for token in SPECIALS if token not in self._ids]
         if missing or self._ids[PAD] != 0:
             raise ValueError(f"a vocabulary has [PAD] first, and {', '.join(missing) or PAD} is not so")
         self.pad, self.unknown, self.start, self.end = (self._ids[token] for token in SPECIALS)
+        self._dropped = stop_words() | {PAD}
         if kind == LEXICON:
-            self._tokenize = segment
+            self._dropped |= chinese_stop_words()
+            self._tokenize = functools.partial(segment, dictionary=dictionary)
         else:
             from tokenizers import BertWordPieceTokenizer
 
@@ -54,8 +60,7 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """The ids of a query's tokens; stop words are dropped token by token."""
         tokens = self._tokenize(text)
-        dropped = stop_words() | {PAD}
-        return [self._ids.get(token, self.unknown) for token in tokens if token not in dropped]
+        return [self._ids.get(token, self.unknown) for token in tokens if token not in self._dropped]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Tokens as text, word pieces joined."""
@@ -63,12 +68,19 @@ class Vocabulary:
 
     def to_dict(self) -> dict[str, Any]:
         """What :meth:`from_dict` needs, of plain types."""
-        return {"kind": self.kind, "tokens": self.tokens, "lowercase": self.lowercase}
+        return {
+            "kind": self.kind,
+            "tokens": self.tokens,
+            "lowercase": self.lowercase,
+            "user_dict": self.dictionary.entries,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
         """The inverse of :meth:`to_dict`."""
-        return cls(**values)
+        values = dict(values)
+        dictionary = UserDictionary(values.pop("user_dict", ()))
+        return cls(**values, dictionary=dictionary)
 
     @classmethod
     def read(cls, folder: str | os.PathLike) -> "Vocabulary":
@@ -103,7 +115,8 @@ class Vocabulary:
                 raise UserError(
                     f"{folder} has neither vocab.txt nor tokenizer.json: name a BERT folder that has one"
                 )
-            return cls(settings.get("kind", "bert"), tokens, settings.get("do_lower_case", True))
+            dictionary = UserDictionary(settings.get("user_dict", ()))
+            return cls(settings.get("kind", "bert"), tokens, settings.get("do_lower_case", True), dictionary)
         except UserError:
             raise
         except Exception as error:  # tokenizers raises nothing more special
@@ -142,8 +155,30 @@ class WordVectors:
 def save_vocabulary(folder: Path, vocabulary: Vocabulary, words: WordVectors) -> None:
     """Write ``vocab.txt``, ``vocabulary.json`` and ``vectors.npz`` into ``folder``."""
     write_text(folder / "vocab.txt", "\n".join(vocabulary.tokens) + "\n")
-    write_json(folder / "vocabulary.json", {"kind": vocabulary.kind, "do_lower_case": vocabulary.lowercase})
+    settings = {
+        "kind": vocabulary.kind,
+        "do_lower_case": vocabulary.lowercase,
+        "user_dict": vocabulary.dictionary.entries,
+    }
+    write_json(folder / "vocabulary.json", settings)
     write_arrays(folder / "vectors.npz", vars(words))
+
+
+def read_user_dictionary(data_dir: Path) -> UserDictionary:
+    """Read the user dictionary that stage 1 was given; jieba's own where it has not run.
+
+    Raises:
+        UserError: ``DATA/info/vocabulary/vocabulary.json`` is not as :func:`save_vocabulary` writes it.
+    """
+    path = data_dir / "info" / "vocabulary" / "vocabulary.json"
+    if not path.is_file():
+        return JIEBA
+    made_by = "make it with 'python preprocess.py'"
+    settings = read_json(path, made_by)
+    try:
+        return UserDictionary(settings.get("user_dict", ()))
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{path} has no list of words for user_dict: {made_by}") from None
 
 
 def load_word_vectors(folder: Path) -> WordVectors:
