@@ -5,12 +5,20 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: sample test test-slow test-all lint bench
+.PHONY: sample catalogue test test-slow test-all lint bench
 
 # Makes the embedded sample and runs the five stages on it.
 sample: $(INSTALLED)
 	$(BIN)/python -m kddcup.sample --out data/sample
 	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/sample
+
+# Draws a catalogue of products and goes from its pictures through the five stages to the page.
+catalogue: $(INSTALLED)
+	$(BIN)/python -m kddcup.catalogue --out data/catalogue
+	$(BIN)/python -m kddcup.extract --images data/catalogue/pictures --pairs data/catalogue/pairs.csv \
+	    --out data/catalogue
+	$(BIN)/python -m kddcup.baseline --data_dir data/catalogue --resources_dir external_resources/catalogue
+	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/catalogue
 
 # Each process of the tests has one core.
 TESTS := $(BIN)/python -m pytest -n logical --dist worksteal

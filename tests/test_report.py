@@ -352,6 +352,18 @@ def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chr
     assert page.complaints() == []
 
 
+def test_the_line_to_beat_is_shown_where_the_baseline_was_run(inputs, chromium):
+    write(inputs, "valid_pred_logistic", MODEL2)
+    assert report(inputs).returncode == 0
+    page = Page(chromium, inputs / "report.html")
+    figures = {row.text.split()[0]: row.text.split()[1] for row in page.all(".models tbody tr")}
+    assert list(figures) == ["model1", "model2", "blend", "logistic", "random"]
+    assert figures["logistic"] == figures["model2"]
+    assert "logistic: scikit-learn" in page.one(".overview").text
+    write(inputs, "valid_pred_logistic", {"7": MODEL2["7"]})
+    assert_one_line_error(report(inputs), "valid_pred_logistic.json lacks query 8")
+
+
 def test_pictures_of_a_product_stand_side_by_side(tmp_path):
     list_own_products(tmp_path)
     content = read_listed_photographs(tmp_path, [11, 12, 13])

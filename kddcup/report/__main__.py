@@ -2,9 +2,10 @@
 
     python -m kddcup.report --data_dir data/sample --resources_dir external_resources/sample
 
-Shows NDCG@5 of both models and of the blend, the words, labels and lengths of the queries that lose most, and
-each query's ranked candidates as their regions. The blend's weight is the best on valid, as in ensemble.py.
-After 'cd model1; python validation.py --explain' it also shows what each word adds to a score of model1.
+Shows NDCG@5 of both models, of the blend and of the baseline where it was run, the words, labels and lengths
+of the queries that lose most, and each query's ranked candidates as their regions. The blend's weight is the
+best on valid, as in ensemble.py. After 'cd model1; python validation.py --explain' it also shows what each
+word adds to a score of model1.
 """
 
 from dataclasses import dataclass
@@ -14,15 +15,17 @@ from typing import Literal
 from kddcup.cli import parse_settings
 from kddcup.io.errors import run_script
 from kddcup.io.files import write_text
+from kddcup.rank.baseline import RANKERS
 from kddcup.rank.blending import best_weight, grid_ndcg, read_pair
 from kddcup.rank.explanation import explanation_path, read_explanations
-from kddcup.rank.predictions import Predictions, check_answered, read_answers
+from kddcup.rank.predictions import Predictions, check_answered, read_answers, read_predictions
 from kddcup.rank.split import Split
 from kddcup.report.evaluation import Evaluation, read_pictures
 from kddcup.report.page import page
 from kddcup.report.photographs import read_listed_photographs, read_photographs
 from kddcup.table.labels import read_labels
 from kddcup.table.products import read_products
+from kddcup.text.vocabulary import read_user_dictionary
 
 
 @dataclass
@@ -56,6 +59,18 @@ def read_judged(
     return pair, answers, path
 
 
+def read_baselines(folder: Path, split: Split, answers: dict[str, list[int]]) -> dict[str, Predictions]:
+    """Read the predictions of ``python -m kddcup.baseline`` for a split, where there are any."""
+    name = "valid" if split.name == "valid" else "test"
+    found = {}
+    for ranker in RANKERS:
+        path = folder / f"{name}_pred_{ranker}.json"
+        if path.is_file():
+            found[ranker] = read_predictions(path, "python -m kddcup.baseline")
+            check_answered(found[ranker], answers, (path, split.answers))
+    return found
+
+
 def main() -> None:
     """Write the page."""
     settings = parse_settings(ReportSettings, __doc__)
@@ -72,6 +87,8 @@ def main() -> None:
         grid_ndcg(*pair, answers),
         read_pictures(split.table, path, pair[0], answers),
         read_explanations(words, pair[0]) if words.is_file() else {},
+        read_baselines(folder, split, answers),
+        read_user_dictionary(data),
     )
     products = {product for query in answers for product, _ in pair[0][query]}
     if settings.images:

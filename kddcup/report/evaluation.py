@@ -15,7 +15,7 @@ from kddcup.rank.explanation import Explanation
 from kddcup.rank.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
 from kddcup.rank.predictions import Predictions, ranking
 from kddcup.table.table import Table
-from kddcup.text.segmentation import content_words
+from kddcup.text.segmentation import UserDictionary, content_words
 
 FEWEST_QUERIES = 5
 """A word, label or length of fewer queries says nothing of its own."""
@@ -130,6 +130,8 @@ class Evaluation:
         curve: [100] NDCG@5 at each of ``blending.WEIGHTS``.
         pictures: of the candidates.
         explanations: what model1's scores are made of, by query; may be empty.
+        baselines: scores by query of each ranker of ``python -m kddcup.baseline`` that was run.
+        dictionary: by which Chinese queries are cut into words.
     """
 
     pair: tuple[Predictions, Predictions]
@@ -138,6 +140,8 @@ class Evaluation:
     curve: np.ndarray
     pictures: Pictures
     explanations: dict[str, Explanation]
+    baselines: dict[str, Predictions]
+    dictionary: UserDictionary
 
     @cached_property
     def models(self) -> dict[str, Predictions]:
@@ -149,6 +153,13 @@ class Evaluation:
     def ndcg(self) -> dict[str, np.ndarray]:
         """[queries] NDCG@5 by model."""
         return {name: ndcg_per_query(ranking(one), self.answers) for name, one in self.models.items()}
+
+    @cached_property
+    def baseline_ndcg(self) -> dict[str, np.ndarray]:
+        """[queries] NDCG@5 by ranker of the baseline."""
+        return {
+            name: ndcg_per_query(ranking(scores), self.answers) for name, scores in self.baselines.items()
+        }
 
     @property
     def random(self) -> float:
@@ -177,7 +188,7 @@ class Evaluation:
     @cached_property
     def traits(self) -> dict[str, list[set]]:
         """Per query, by kind: its words without stop words, its answers' labels, its number of words."""
-        words = [content_words(self.pictures.texts[query]) for query in self.answers]
+        words = [content_words(self.pictures.texts[query], self.dictionary) for query in self.answers]
         return {
             "word": [set(one) for one in words],
             "label": [self.shown_labels(query) for query in self.answers],

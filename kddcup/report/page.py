@@ -49,6 +49,7 @@ def page(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         split=split,
         models=[_summary(name, evaluation.ndcg[name]) for name in MODELS],
+        baselines=[_summary(name, ndcg) for name, ndcg in evaluation.baseline_ndcg.items()],
         random=evaluation.random,
         weight=evaluation.weight,
         curve=_curve(evaluation),
