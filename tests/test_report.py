@@ -519,12 +519,15 @@ def test_a_table_without_a_candidate_is_refused(inputs):
     assert not (inputs / "report.html").exists()
 
 
-def test_labels_of_another_form_are_refused_and_absent_ones_are_the_competitions(inputs):
+def test_labels_of_another_form_are_refused_and_without_names_their_numbers_are_shown(inputs):
     (inputs / "multimodal_labels.txt").write_text("category_id\tcategory_name\nshoes\n")
     with pytest.raises(UserError, match=r"multimodal_labels\.txt, line 2"):
         read_labels(inputs)
     (inputs / "multimodal_labels.txt").unlink()
-    assert read_labels(inputs)[32] == "hand"
+    assert read_labels(inputs) == {}
+    assert report(inputs).returncode == 0
+    page = (inputs / "report.html").read_text()
+    assert '"32": "label 32"' in page or '"32":"label 32"' in page
 
 
 def test_another_split_is_blended_at_the_weight_of_valid(inputs):

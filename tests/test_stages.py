@@ -10,26 +10,23 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import ROOT, assert_one_line_error, run_script
+from kddcup.io.errors import UserError
+from kddcup.sample import SampleSettings, write_sample
+from tests.conftest import ROOT, assert_one_line_error, call_main, run_script
 
 PAIR = ["-u", "-m", "torch.distributed.launch", "--nproc_per_node=2"]
 
 
-def train(trained, stage: str, out, launcher=(), *flags: str) -> subprocess.CompletedProcess:
-    told = ["--data_dir", trained / "data", "--checkpoints_dir", out, "--batch_size", "16", "--epochs", "1"]
-    told += ["--encoder", trained / "encoder.pth"] if stage != "multilabel" else []
-    return run_script(stage, *launcher, "train.py", *told, *flags)
+def flags(trained, stage: str, out) -> list:
+    """The flags of an epoch on the sample."""
+    encoder = ["--encoder", trained / "encoder.pth"] if stage != "multilabel" else []
+    folders = ["--data_dir", trained / "data", "--checkpoints_dir", out, *encoder]
+    return [*folders, "--batch_size", 64, "--epochs", 1, "--use_epoch", 0]
 
 
 def test_stage_2_shows_tags_captions_and_ndcg(trained):
-    shown = run_script(
-        "multilabel",
-        "validation.py",
-        "--data_dir",
-        trained / "data",
-        "--checkpoints_dir",
-        trained / "multilabel",
-    ).stdout
+    folders = ["--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel"]
+    shown = call_main("multilabel.validation", *folders)
     assert shown.count("tags: ") == shown.count("found under") == 3
     assert len(shown.split("tags: ")[1].splitlines()[0].split(", ")) == 15
     assert "caption" in shown
@@ -46,117 +43,73 @@ def test_the_export_is_the_encoder_and_its_config(trained):
 
 
 @pytest.mark.parametrize(
-    ("stage", "launcher", "flags", "parts"),
+    ("stage", "launcher", "parts"),
     [
-        ("model1", PAIR, ["--devices", "0", "1"], {"query", "item", "score"}),
-        ("model2", ["-m", "torch.distributed.run", "--nproc_per_node=2"], [], {"item", "score"}),
-        pytest.param("model1", (), [], {"query", "item", "score"}, marks=pytest.mark.slow),
-        pytest.param("model2", PAIR, ["--devices", "0", "1"], {"item", "score"}, marks=pytest.mark.slow),
-        pytest.param("multilabel", PAIR, ["--devices", "0", "1"], {"model"}, marks=pytest.mark.slow),
+        ("model1", PAIR, {"query", "item", "score"}),
+        ("model2", ["-m", "torch.distributed.run", "--nproc_per_node=2"], {"item", "score"}),
     ],
 )
 def test_training_writes_a_checkpoint_and_scores_valid_under_every_launcher(
-    trained, tmp_path, stage, launcher, flags, parts
+    trained, tmp_path, stage, launcher, parts
 ):
-    result = train(trained, stage, tmp_path, launcher, *flags)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("valid NDCG@5 0.") == 1
+    command = [*launcher, "train.py", *flags(trained, stage, tmp_path), "--devices", 0, 1]
+    done = run_script(stage, *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("valid NDCG@5 0.") == 1
     content = torch.load(tmp_path / "model-epoch0.pth", weights_only=True)
     assert content.keys() == parts | {"optimizer", "config", "state"}
 
 
-@pytest.mark.parametrize(
-    ("stage", "launcher"),
-    [
-        ("model1", ()),
-        pytest.param("model2", PAIR, marks=pytest.mark.slow),
-        pytest.param("multilabel", (), marks=pytest.mark.slow),
-    ],
-)
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(trained, tmp_path, stage, launcher):
-    train(trained, stage, tmp_path / "whole", launcher, "--epochs", "2").check_returncode()
-    (tmp_path / "parts").mkdir()
-    shutil.copy(tmp_path / "whole" / "model-epoch0.pth", tmp_path / "parts")
-    result = train(trained, stage, tmp_path / "parts", launcher, "--epochs", "2", "--resume")
-    assert result.returncode == 0, result.stderr
-    assert "at epoch 1, step 0" in result.stdout
-    whole, parts = (
-        torch.load(tmp_path / name / "model-epoch1.pth", weights_only=True) for name in ("whole", "parts")
-    )
-    modules = whole.keys() & {"query", "item", "score", "model"}
-    for module in modules:
-        for name, value in whole[module].items():
-            assert torch.equal(value, parts[module][name]), name
-    torch.testing.assert_close(whole["state"], parts["state"], rtol=0, atol=0)
-
-
 def test_matchers_predict_and_blend_into_a_submission(trained, tmp_path):
-    for model in ("model1", "model2"):
-        train(trained, model, tmp_path / model).check_returncode()
+    for stage in ("model1", "model2"):
+        call_main(f"{stage}.train", *flags(trained, stage, tmp_path / stage))
         out = [
-            *("--valid_out_path", tmp_path / f"valid_pred_{model}.json"),
-            *("--test_out_path", tmp_path / f"test_pred_{model}.json"),
+            *("--valid_out_path", tmp_path / f"valid_pred_{stage}.json"),
+            *("--test_out_path", tmp_path / f"test_pred_{stage}.json"),
         ]
-        told = ["--data_dir", trained / "data", "--checkpoints_dir", tmp_path / model, "--epoch", "0", *out]
-        result = run_script(model, "validation.py", *told)
-        assert result.returncode == 0, result.stderr
-        assert f"{model} on testB" in result.stdout
+        folders = ["--data_dir", trained / "data", "--checkpoints_dir", tmp_path / stage]
+        assert f"{stage} on testB" in call_main(f"{stage}.validation", *folders, "--epoch", 0, *out)
         for split, name in (("valid", "valid"), ("test", "testB")):
-            predictions = json.loads((tmp_path / f"{split}_pred_{model}.json").read_text())
+            predictions = json.loads((tmp_path / f"{split}_pred_{stage}.json").read_text())
             table = (trained / "data" / name / f"{name}.tsv").read_text().strip().split("\n")[1:]
             listed = {tuple(line.split("\t")[place] for place in (8, 0)) for line in table}
-            found = {(query, str(product)) for query, ones in predictions.items() for product, _ in ones}
+            found = {(query, str(product)) for query, pairs in predictions.items() for product, _ in pairs}
             assert found == listed
-    result = run_script(".", "ensemble.py", "--data_dir", trained / "data", "--resources_dir", tmp_path)
-    assert result.returncode == 0, result.stderr
+    printed = call_main("ensemble", "--data_dir", trained / "data", "--resources_dir", tmp_path)
     for line in ("random order", "model1", "model2", "blend", f"submission: {tmp_path}/submission.csv"):
-        assert line in result.stdout
+        assert line in printed
     rows = (tmp_path / "submission.csv").read_text().splitlines()
     assert rows[0] == "query-id,product1,product2,product3,product4,product5"
     assert len(rows) == 1 + len({query for query, _ in listed})
 
 
 def test_a_dimension_other_than_the_models_is_refused(trained, tmp_path):
-    run_script(
-        ROOT,
-        "-m",
-        "kddcup.sample",
-        "--out",
-        tmp_path,
-        "--train_queries",
-        "2",
-        "--eval_queries",
-        "2",
-        "--dim",
-        "8",
-    )
-    result = run_script(
-        "multilabel",
-        "validation.py",
-        "--data_dir",
-        tmp_path,
-        "--checkpoints_dir",
-        trained / "multilabel",
-    )
-    assert_one_line_error(result, "valid.tsv", "8 dimensions", "the model takes 32")
+    write_sample(SampleSettings(out=str(tmp_path), train_queries=2, eval_queries=2, dim=8))
+    folders = ["--data_dir", tmp_path, "--checkpoints_dir", trained / "multilabel"]
+    with pytest.raises(UserError, match=r"valid\.tsv has regions of 8 dimensions and the model takes 32"):
+        call_main("multilabel.validation", *folders)
 
 
-def test_what_an_earlier_stage_should_have_made_is_named_with_its_command(trained, tmp_path):
-    empty = tmp_path / "empty"
-    shutil.copytree(trained / "data" / "valid", empty / "valid")
-    result = run_script("multilabel", "train.py", "--size", "small", "--data_dir", empty)
-    assert_one_line_error(result, str(empty / "info"), "python preprocess.py")
-    result = run_script(
-        "model1", "train.py", "--data_dir", trained / "data", "--encoder", empty / "encoder.pth"
-    )
-    assert_one_line_error(result, "encoder.pth does not exist", "export_model.py")
-    result = run_script("model2", "validation.py", "--data_dir", trained / "data", "--checkpoints_dir", empty)
-    assert_one_line_error(result, str(empty), "cd model2; python train.py")
-    (empty / "valid" / "valid_answer.json").unlink()
-    result = run_script(
-        "multilabel", "validation.py", "--data_dir", empty, "--checkpoints_dir", trained / "multilabel"
-    )
-    assert_one_line_error(result, "valid_answer.json does not exist")
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("multilabel.train", ["--size", "small", "--data_dir", "{empty}"], "{empty}/info.*python preprocess"),
+        ("model1.train", ["--data_dir", "{data}"], r"encoder.pth does not exist.*export_model\.py"),
+        ("model2.validation", ["--data_dir", "{data}"], r"{empty} has no.*cd model2; python train\.py"),
+        ("multilabel.validation", ["--data_dir", "{empty}"], r"valid_answer\.json does not exist"),
+    ],
+)
+def test_what_an_earlier_stage_should_have_made_is_named_with_its_command(
+    trained, tmp_path, script, flags, expected
+):
+    shutil.copytree(trained / "data" / "valid", tmp_path / "valid")
+    (tmp_path / "valid" / "valid_answer.json").unlink()
+    checkpoints = trained / "multilabel" if script == "multilabel.validation" else tmp_path
+    folders = ["--checkpoints_dir", checkpoints]
+    folders += ["--encoder", tmp_path / "encoder.pth"] if script == "model1.train" else []
+    places = {"empty": tmp_path, "data": trained / "data"}
+    with pytest.raises(UserError, match=expected.format(**places)):
+        call_main(script, *(flag.format(**places) for flag in flags), *folders)
 
 
 def copy_scripts(folder) -> None:
@@ -166,8 +119,8 @@ def copy_scripts(folder) -> None:
         copy(ROOT / name, folder / name, **ignore)
 
 
-def main_sh(folder, *args: str, **told: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHON": sys.executable, "SIZE": "small", "TOKENIZER": "lexicon", **told}
+def main_sh(folder, *args: str, **others: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHON": sys.executable, "SIZE": "small", "TOKENIZER": "lexicon", **others}
     command = ["bash", str(folder / "main.sh"), *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
