@@ -51,7 +51,7 @@ def main() -> None:
 
         # Frozen: the word vectors with their norm, and of the encoder all that gives regions their context.
         model.item.freeze_context()
-        process.say(format_header(STAGE, settings, config, data.count(), model, process))
+        process.say(format_header(STAGE, settings, config, data.count(model), model, process))
 
         # Optimizer: of the encoder dense and dense_summary, at a rate of their own; then all the rest.
         # In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …

@@ -73,7 +73,7 @@ def main() -> None:
         config = data.configure(settings, choose_size(settings))
         model = STAGE.build(config.model)
         model.set_words(data.words)
-        process.say(format_header(STAGE, settings, config, data.count(), model, process))
+        process.say(format_header(STAGE, settings, config, data.count(model), model, process))
 
         # Optimizer: one group; its rate in epochs 0, 1, 2, … is rate · (1, 1, γ, γ², …).
         optimizer = Adam(trainable(model), lr=settings.rate, weight_decay=settings.weight_decay, fused=True)

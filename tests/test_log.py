@@ -141,7 +141,9 @@ def test_a_run_tells_its_settings_at_the_start_and_each_epoch_in_a_line(trained,
     assert stop.stderr == ""  # no bar where there is no terminal
     lines = stop.stdout.splitlines()
     assert lines[0].startswith("model2, size small, on cpu in 1 process, PyTorch ")
-    assert re.fullmatch(r"  rows [\d,]+, queries 300, products [\d,]+", lines[1])
+    assert re.fullmatch(
+        r"  rows [\d,]+, queries 300, products [\d,]+, valid queries without words 0", lines[1]
+    )
     assert re.match(r"  parameters [\d,]+, of which [\d,]+ are trained; region_dim 32, width 128, ", lines[2])
     block = "\n".join(lines)
     assert "batch_size 64 (default 32), " in block

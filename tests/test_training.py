@@ -288,3 +288,18 @@ def test_valid_answers_that_do_not_fit_are_refused_before_the_first_epoch(traine
     (tmp_path / "data" / "valid" / "valid_answer.json").write_text('{"777": [1]}')
     with pytest.raises(UserError, match=r"valid\.tsv lacks query 777"):
         TrainingData.open(str(tmp_path / "data"))
+
+
+def test_valid_queries_that_a_model_cannot_read_are_counted_at_the_start_of_a_run(trained, tmp_path):
+    shutil.copytree(trained / "data", tmp_path / "data")
+    table = tmp_path / "data" / "valid" / "valid.tsv"
+    header, *rows = [line.split("\t") for line in table.read_text().splitlines()]
+    for row in rows:
+        if row[8] == rows[0][8]:
+            row[7] = "of the"
+        elif row[8] == rows[-1][8]:
+            row[7] = "unheard of"
+    table.write_text("".join("\t".join(row) + "\n" for row in [header, *rows]))
+    flags = ["--data_dir", tmp_path / "data", "--max_steps", 1]
+    for stage, count in (("multilabel", 2), ("model1", 1)):  # stage 2 drops the unknown word
+        assert f"valid queries without words {count}\n" in train(trained, stage, tmp_path / stage, *flags)

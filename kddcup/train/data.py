@@ -32,6 +32,7 @@ class TrainingData:
     words: WordVectors
     store: RegionStore
     valid: Split
+    valid_queries: list[str]
     extractor: Extractor | None
 
     @classmethod
@@ -57,8 +58,8 @@ class TrainingData:
             data_dir,
             f"run 'python preprocess.py --data_dir {data_dir} --force'",
         )
-        _check_valid(valid, store.dim)
-        return cls(info.corpus, info.vocabulary, info.words, store, valid, extractor)
+        texts = _check_valid(valid, store.dim)
+        return cls(info.corpus, info.vocabulary, info.words, store, valid, texts, extractor)
 
     def configure(self, settings: TrainSettings, size: str) -> RunConfig:
         """What the checkpoints of a run on these data say of it."""
@@ -76,12 +77,14 @@ class TrainingData:
             size, model, self.vocabulary.to_dict(), asdict(settings), self.digest(), self.extractor
         )
 
-    def count(self) -> dict[str, int]:
-        """How many training rows, queries and products there are."""
+    def count(self, model: Matcher) -> dict[str, int]:
+        """How much there is to train on, and how many valid queries have no word that the model reads."""
+        wordless = [text for text in self.valid_queries if not model.read_query(self.vocabulary, text)]
         return {
             "rows": len(self.corpus.row_query),
             "queries": len(self.corpus.query_ids),
             "products": len(self.store.product_ids),
+            "valid queries without words": len(wordless),
         }
 
     def digest(self) -> str:
@@ -96,10 +99,13 @@ class TrainingData:
         return float(self.valid.ndcg(score_encoded(candidates)).mean())
 
 
-def _check_valid(valid: Split, region_dim: int) -> None:
-    """See before the first epoch that the valid table can be scored after it."""
+def _check_valid(valid: Split, region_dim: int) -> list[str]:
+    """See before the first epoch that the valid table can be scored after it; gives its queries."""
+    texts: dict[int, str] = {}
     candidates: dict[str, list[tuple[int, float]]] = {}
     for row in Table(valid.table).rows("check valid"):
         check_dimension(valid.table, row.features.shape[1], region_dim)
+        texts.setdefault(row.query_id, row.query)
         candidates.setdefault(str(row.query_id), []).append((row.product_id, 0.0))
     check_answered(candidates, read_answers(valid.answers), (valid.table, valid.answers))
+    return list(texts.values())
