@@ -18,7 +18,7 @@ from kddcup.data.store import write_array
 from kddcup.io.errors import UserError
 from kddcup.io.files import write_arrays, write_json, write_pickle, write_text
 from kddcup.io.tensors import write_tensors
-from kddcup.release import archive, extract
+from kddcup.release.archive import extract, pack
 from tests.conftest import ROOT, assert_one_line_error
 
 OLD, NEW = 1, 2
@@ -32,7 +32,7 @@ def write_archive(path, version):
     source = path.parent.parent / str(version)
     if not source.exists():
         source.write_bytes(some(version).tobytes())
-    archive(path, {"info/a": source})
+    pack(path, {"info/a": source})
 
 
 WRITERS = {
@@ -272,7 +272,7 @@ def packed(folder):
     """An archive of a folder ``info``."""
     source = folder / "source"
     source.write_bytes(some(NEW).tobytes())
-    archive(folder / "info.tar.gz", {"info/a": source, "info/vocabulary/b": source})
+    pack(folder / "info.tar.gz", {"info/data.pkl": source, "info/vocabulary/vocab.txt": source})
     return folder / "info.tar.gz"
 
 
@@ -289,8 +289,8 @@ def test_an_archive_is_unpacked_whole_or_not_at_all_whichever_step_a_run_is_kill
         unpacked = (data / "info").exists()
         if not unpacked:
             extract(source, data)
-        assert [one.name for one in data.iterdir()] == ["info"]
-        for name in ("a", "vocabulary/b"):
+        assert [path.name for path in data.iterdir()] == ["info"]
+        for name in ("data.pkl", "vocabulary/vocab.txt"):
             assert (data / "info" / name).read_bytes() == some(NEW).tobytes()
         shutil.rmtree(data)
         if status == 0:
