@@ -20,6 +20,8 @@ def compute_losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
 def tag(logits: Tensor, ids: Tensor) -> Tensor:
     """−log σ(logit) of the query's distinct words and −log σ(−logit) of the hardest other words.
 
+    Only the logits that count go through σ; the plain twin is :func:`benchmarks.reference.tag`.
+
     Args:
         logits: [B, V] of every word of the vocabulary.
         ids: [B, T] words of the queries, padded with 0.

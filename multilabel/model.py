@@ -25,6 +25,8 @@ class Logits(NamedTuple):
 class MultiLabelClassifier(Matcher):
     """An image encoder under a tagger and a captioner; the word vectors are frozen.
 
+    Its plain twin is :class:`benchmarks.reference.MultiLabelClassifier`.
+
     Args:
         config: widths, and the words that begin and end a caption.
     """

@@ -16,10 +16,14 @@ from kddcup.text.vocabulary import NORM_EPS, WordVectors
 class Packing:
     """How B lists of at most T words lie in a ``PackedSequence``: step after step, the longest list first.
 
-    Laid out on the CPU from lengths that are there, so that no device is asked, which
-    ``pack_padded_sequence`` would do. ``places`` [N]: where in the padded B·T a packed word stands.
-    ``batch_sizes`` [T], in CPU memory: how many lists reach a step. ``order`` [B]: the lists by length.
-    ``inverse`` [B]: the place of each list in that order.
+    Laid out on the CPU from lengths that are there, so that no device is asked, which PyTorch's
+    ``pack_padded_sequence`` would do. Its plain twin is :class:`benchmarks.reference.TextEncoder`.
+
+    Args:
+        places: [N] where in the padded B·T a packed word stands.
+        batch_sizes: [T], in CPU memory: how many lists have a word at a step.
+        order: [B] the lists by length.
+        inverse: [B] the place of each list in that order.
     """
 
     places: Tensor

@@ -79,7 +79,11 @@ class CandidateBatch(NamedTuple):
 
 
 def score_encoded(candidates: Candidates) -> Predictions:
-    """Score candidates whose images are encoded; a query with no word left scores every one 0."""
+    """Score candidates whose images are encoded; a query with no word left scores every one 0.
+
+    The plain twin, which encodes query and image anew for each row, is
+    :func:`benchmarks.reference.score_table`.
+    """
     scores = np.zeros(len(candidates.query), np.float32)
     with torch.inference_mode():
         for batch in candidates.batches("score"):
