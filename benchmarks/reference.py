@@ -2,8 +2,7 @@
 
 The benchmarks and the tests compare with them; nothing else imports them. The models have the parameters of
 the project's and compute on them as the definitions stand: images padded to the longest of the batch, every
-region through every layer, features of words and images concatenated, the vocabulary products of tags and
-captions apart, one Python loop after the other.
+region through every layer, features of words and images concatenated, one Python loop after the other.
 """
 
 import base64

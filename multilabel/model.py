@@ -52,13 +52,8 @@ class MultiLabelClassifier(Matcher):
     def forward(self, batch: Batch) -> Logits:
         """Tag B images, and caption each by its query, which has no unknown words."""
         heads = self.item(batch.images)  # [B, 1+H, E]
-        labels = heads[:, 1:].flatten(0, 1)  # [B·H, E]
         spoken, words = self._speak(heads[:, 0], batch.queries)  # [N, E] and [N]
-        # One pass over the vocabulary for tags and captions.
-        products = torch.cat([labels, spoken]) @ self.embed.weight.T
-        of_labels, of_captions = products.split([len(labels), len(spoken)])
-        tags = of_labels.view(len(heads), -1, products.shape[1]).max(1).values  # [B, V]
-        return Logits(tags, of_captions, words)
+        return Logits(tags=self.tag(heads), captions=spoken @ self.embed.weight.T, words=words)
 
     def tag(self, heads: Tensor) -> Tensor:
         """[B, V]: for each word the best product of its vector with a label head of ``heads`` [B, 1+H, E]."""
