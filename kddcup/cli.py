@@ -128,7 +128,7 @@ def parse_settings(
         args: instead of the command line's.
 
     Raises:
-        UserError: a flag or a setting does not exist, or is of another kind.
+        UserError: a flag or a setting does not exist, is of another kind, or has no default and is not given.
     """
     parser = Parser(description=description, formatter_class=_HelpFormatter)
     kinds = {field.name: field.type for field in dataclasses.fields(kind)}
@@ -148,6 +148,9 @@ def parse_settings(
     if recipes:
         parser.set_defaults(find_defaults(kind, recipes[read_size(parser.parse_args(args))]))
     values = parser.parse_args(args)
+    for name in kinds:
+        if name not in find_defaults(kind) and getattr(values, name) is None:
+            parser.error(f"--{name} is needed")
     return kind(**{name: _drop_class(getattr(values, name)) for name in kinds})
 
 

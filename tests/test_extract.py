@@ -271,6 +271,22 @@ def test_bf16_is_another_extractor(shop, small_network):
     assert read_extractor(shop / "out") != read_extractor(shop / "half")
 
 
+def test_decoding_beside_the_network_gives_what_decoding_within_gives(shop, small_network, monkeypatch):
+    extract(*flags(shop))
+    # As where there is a GPU.
+    monkeypatch.setattr(pipeline.Pipeline, "_compute_within", pipeline.Pipeline._compute_beside)
+    extract(*flags(shop, "beside"))
+    assert read_files(shop / "beside") == read_files(shop / "out")
+
+
+@pytest.mark.parametrize("lacking", ["images", "pairs", "out"])
+def test_what_is_needed_is_asked_for(shop, lacking):
+    given = flags(shop)
+    at = given.index(f"--{lacking}")
+    with pytest.raises(UserError, match=f"--{lacking} is needed; see --help"):
+        extract(*given[:at], *given[at + 2 :])
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
