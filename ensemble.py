@@ -21,7 +21,6 @@ from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError, run_script
 from kddcup.rank.blend import Blend, BlendedModel, Figures, Search
-from kddcup.rank.blending import contenders
 from kddcup.rank.fusion import Normalization, normalize
 from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
 from kddcup.rank.predictions import (
@@ -33,10 +32,10 @@ from kddcup.rank.predictions import (
     write_submission,
 )
 from kddcup.rank.split import Split
-from kddcup.rank.weight_search import WEIGHTS, cross_validated, search_exact, search_grid
+from kddcup.rank.weights import GRID, CandidateScores, cross_validate, search_exact, search_grid, search_local
 from kddcup.table.products import read_products
 
-SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_exact}
+SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_local}
 
 
 @dataclass
@@ -153,7 +152,7 @@ def print_table(rows: list[tuple[str, str]]) -> None:
 def print_weights(names: list[str], weights: list[float], search: Search) -> None:
     """Print the weight of each model, that of a grid with its index."""
     if search == "grid":
-        index = WEIGHTS.tolist().index(weights[0])
+        index = GRID[:, 0].tolist().index(weights[0])
         print(f"best weight of {names[0]} on valid: {weights[0]:.6f} (index {index})")
     else:
         print("best weights on valid")
@@ -196,9 +195,8 @@ def report(
     )
 
 
-def main() -> None:
+def blend_models(settings: EnsembleSettings) -> Blend:
     """Find the weights, report, write the submission and what was blended."""
-    settings = parse_settings(EnsembleSettings, __doc__)
     folder, data = Path(settings.resources_dir), Path(settings.data_dir)
     sources = find_sources(settings)
     search = choose_search(settings, len(sources))
@@ -209,7 +207,7 @@ def main() -> None:
     answers = read_judged(split, valid[0], sources[0].valid)
 
     find = SEARCHES[search]
-    candidates = contenders([normalize(scores, settings.normalize) for scores in valid], answers)
+    candidates = CandidateScores.of([normalize(scores, settings.normalize) for scores in valid], answers)
     weights = find(candidates).tolist()
     print_weights(names, weights, search)
     models = tuple(
@@ -219,7 +217,7 @@ def main() -> None:
     blend = Blend(models, settings.normalize, search, settings.split, figures={})
 
     figures = {}
-    validated = cross_validated(find, candidates) if len(answers) > 1 else None
+    validated = cross_validate(find, candidates) if len(answers) > 1 else None
     figures["valid"] = report(
         "valid", dict(zip(names, valid, strict=True)), blend.apply(valid), answers, validated
     )
@@ -230,8 +228,15 @@ def main() -> None:
 
     submission = folder / "submission.csv"
     write_submission(submission, blended, read_products(data))
-    dataclasses.replace(blend, figures=figures).write(folder)
+    blend = dataclasses.replace(blend, figures=figures)
+    blend.write(folder)
     print(f"submission: {submission}")
+    return blend
+
+
+def main() -> None:
+    """Blend the models."""
+    blend_models(parse_settings(EnsembleSettings, __doc__))
 
 
 if __name__ == "__main__":

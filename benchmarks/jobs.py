@@ -1,7 +1,6 @@
 """The jobs that are measured, ours and the reference's; each function prepares one, in its own process."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,8 @@ from kddcup.config import ModelConfig, TrainSettings
 from kddcup.data.store import RegionStore
 from kddcup.nn.matcher import Matcher
 from kddcup.nn.words import trainable
-from kddcup.rank.blending import best_weight
-from kddcup.rank.predictions import Predictions
 from kddcup.rank.scoring import encode_candidates, score_encoded
+from kddcup.rank.weights import CandidateScores, search_grid
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.train.checkpoint import RunConfig
@@ -161,15 +159,17 @@ def score(stage: str, table: Path, plain: bool) -> Job:
     return Job(work, lambda: [sorted(values, reverse=True) for values in scores.values()])
 
 
-WeightSearch = Callable[[Predictions, Predictions, dict[str, list[int]]], tuple[float, float]]
-
-
 def blend(plain: bool) -> Job:
     """The best of 100 weights over 496 queries, and its NDCG@5."""
-    predictions, best = inputs.draw_predictions(), []
-    search: WeightSearch = reference.best_weight if plain else best_weight
+    *models, answers = inputs.draw_predictions()
+    best = []
 
     def work() -> None:
-        best[:] = search(*predictions)
+        if plain:
+            best[:] = reference.best_weight(*models, answers)
+        else:
+            candidates = CandidateScores.of(models, answers)
+            weights = search_grid(candidates)
+            best[:] = weights[0], candidates.mean_ndcg(weights)
 
     return Job(work, lambda: best)

@@ -16,8 +16,8 @@ from benchmarks.memory import count_activations
 from kddcup import stages
 from kddcup.config import ModelConfig
 from kddcup.data.store import RegionStore
-from kddcup.rank.blending import best_weight
 from kddcup.rank.scoring import encode_candidates, score_encoded
+from kddcup.rank.weights import CandidateScores, search_grid
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 
@@ -117,10 +117,12 @@ def test_scores_of_a_table(table, stage):
 
 
 def test_the_blend():
-    predictions = inputs.draw_predictions(queries=20)
-    weight, ndcg = best_weight(*predictions)
-    assert (weight, ndcg) == pytest.approx(reference.best_weight(*predictions))
-    assert 0 < weight < 1
+    *models, answers = inputs.draw_predictions(queries=20)
+    candidates = CandidateScores.of(models, answers)
+    weights = search_grid(candidates)
+    expected = reference.best_weight(*models, answers)
+    assert (weights[0], candidates.mean_ndcg(weights)) == pytest.approx(expected)
+    assert 0 < weights[0] < 1
 
 
 @pytest.mark.parametrize("stage", list(arithmetic.STEPS))

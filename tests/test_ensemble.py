@@ -9,10 +9,10 @@ import pytest
 
 from kddcup.io.errors import UserError
 from kddcup.rank.blend import Blend, BlendedModel, Figures
-from kddcup.rank.blending import WEIGHTS, best_weight, blend, grid_ndcg, ndcg_curve, read_pair
-from kddcup.rank.fusion import normalize
+from kddcup.rank.fusion import normalize, weighted_sum
 from kddcup.rank.metrics import ndcg_per_query
-from kddcup.rank.predictions import ranking, read_answers
+from kddcup.rank.predictions import ranking, read_answers, read_models
+from kddcup.rank.weights import GRID, CandidateScores, Curve
 from tests.conftest import SHARED, assert_one_line_error, run_script
 
 COMPETITION = SHARED / "kddcup2020"
@@ -48,76 +48,30 @@ def run(folder, *args):
 
 
 def pairs(predictions):
-    return {query: [tuple(one) for one in candidates] for query, candidates in predictions.items()}
+    return {
+        query: [tuple(candidate) for candidate in candidates] for query, candidates in predictions.items()
+    }
 
 
 def test_a_blend_is_the_weighted_sum_of_raw_scores():
-    blended = blend({"1": [(7, 4.0), (8, 2.0)]}, {"1": [(8, 10.0), (7, 0.0)]}, 0.75)
+    blended = weighted_sum([{"1": [(7, 4.0), (8, 2.0)]}, {"1": [(8, 10.0), (7, 0.0)]}], [0.75, 0.25])
     assert blended == {"1": [(8, 4.0), (7, 3.0)]}
 
 
 def test_a_blend_of_weight_one_or_zero_is_one_model():
     model1, model2 = pairs(MODEL1), pairs(MODEL2)
-    assert blend(model1, model2, 1.0) == model1
-    assert blend(model1, model2, 0.0) == {query: model2[query] for query in model1}
+    assert weighted_sum([model1, model2], [1.0, 0.0]) == model1
+    assert weighted_sum([model1, model2], [0.0, 1.0]) == {query: model2[query] for query in model1}
 
 
 def test_of_equal_scores_the_earlier_of_model1_stands_first():
     model1 = {"1": [(3, 0.5), (9, 0.5), (1, 0.5), (5, 0.5)]}
     model2 = {"1": [(1, 0.5), (9, 0.5), (5, 0.75), (3, 0.5)]}
-    assert ranking(blend(model1, model2, 0.5)) == {"1": [5, 3, 9, 1]}
+    assert ranking(weighted_sum([model1, model2], [0.5, 0.5])) == {"1": [5, 3, 9, 1]}
 
 
 def test_a_blend_keeps_the_order_of_queries():
-    assert list(blend(pairs(MODEL1), pairs(MODEL2), 0.5)) == ["4", "2"]
-
-
-def test_there_are_a_hundred_weights_from_zero_to_one():
-    np.testing.assert_array_equal(WEIGHTS, np.linspace(0, 1, 100))
-
-
-def test_every_weight_of_the_grid_gives_what_its_blend_gives():
-    rng = np.random.default_rng(0)
-    # Few values, so that scores tie; some queries have fewer than five candidates, some many.
-    model1, model2, answers = {}, {}, {}
-    for query in map(str, range(40)):
-        products = rng.permutation(int(rng.integers(1, 30))).tolist()
-        model1[query] = [(product, float(rng.integers(4))) for product in products]
-        model2[query] = [(product, float(rng.integers(4))) for product in products[::-1]]
-        answers[query] = rng.permutation(30)[: rng.integers(1, 8)].tolist()
-    expected = [ndcg_per_query(ranking(blend(model1, model2, weight)), answers).mean() for weight in WEIGHTS]
-    np.testing.assert_allclose(grid_ndcg(model1, model2, answers), expected, rtol=0, atol=1e-12)
-
-
-def test_the_first_of_the_best_weights_is_taken():
-    # Product 1 leads at every weight above one half, the first of which is 50/99.
-    model1 = {"1": [(1, 1.0), (2, 0.0)]}
-    model2 = {"1": [(2, 1.0), (1, 0.0)]}
-    weight, reached = best_weight(model1, model2, {"1": [1]})
-    assert (weight, reached) == (WEIGHTS[50], 1.0)
-    assert best_weight(model1, model2, {"1": [2]}) == (0.0, 1.0)
-    assert best_weight(model1, model2, {"1": [3]}) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize("shortest", [1, 6])
-@pytest.mark.parametrize("digits", [1, 9], ids=["ties", "no ties"])
-def test_the_best_weight_is_the_one_that_trying_all_finds(shortest, digits):
-    rng = np.random.default_rng(shortest)
-    model1, model2, answers = {}, {}, {}
-    for query in map(str, range(40)):
-        products = rng.permutation(20)[: rng.integers(shortest, 9)].tolist()
-        for model in (model1, model2):
-            scores = rng.random(len(products)).round(digits).tolist()
-            model[query] = sorted(zip(products, scores, strict=True), key=lambda candidate: -candidate[1])
-        if rng.random() < 0.8:
-            answers[query] = rng.permutation(20)[:7].tolist()
-    reached = [
-        ndcg_per_query(ranking(blend(model1, model2, weight)), answers).mean()
-        for weight in np.linspace(0, 1, 100).tolist()
-    ]
-    weight, figure = best_weight(model1, model2, answers)
-    assert figure == pytest.approx(max(reached), abs=1e-12)
-    assert weight == WEIGHTS[np.isclose(reached, max(reached), rtol=0, atol=1e-12).argmax()]
+    assert list(weighted_sum([pairs(MODEL1), pairs(MODEL2)], [0.5, 0.5])) == ["4", "2"]
 
 
 def test_the_script_reports_the_weight_and_figures_and_writes_the_submission(tmp_path):
@@ -154,16 +108,18 @@ def without_product(predictions):
     return {**predictions, "2": predictions["2"][:2]}
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize(("cut", "expected"), [(without_query, "query 4"), (without_product, "query 2")])
 def test_predictions_that_lack_what_the_other_model_has_are_refused(tmp_path, number, cut, expected):
-    of = {1: MODEL1, 2: MODEL2}[number]
-    write_inputs(tmp_path, **{f"test_pred_model{number}": cut(of)})
-    read_pair(tmp_path, "valid")
+    models = [MODEL1, MODEL2]
+    models[number] = cut(models[number])
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path, model in zip(paths, models, strict=True):
+        path.write_text(json.dumps(model))
     with pytest.raises(UserError) as caught:
-        read_pair(tmp_path, "test")
+        read_models([(path, "python validation.py") for path in paths])
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / f'test_pred_model{number}.json'} lacks ")
+    assert message.startswith(f"{paths[number]} lacks ")
     assert expected in message
 
 
@@ -278,7 +234,7 @@ def test_what_was_blended_is_written_beside_the_submission(tmp_path):
                 "test": f"test_pred_model{number}.json",
                 "weight": weight,
             }
-            for number, weight in ((1, WEIGHTS[35]), (2, 1 - WEIGHTS[35]))
+            for number, weight in ((1, GRID[35, 0]), (2, GRID[35, 1]))
         ],
         "normalize": "none",
         "search": "grid",
@@ -499,14 +455,17 @@ def test_the_competitions_predictions_give_the_published_figures_and_submission(
 
 @pytest.mark.skipif(not COMPETITION.is_dir(), reason=f"{COMPETITION} is absent")
 def test_the_competitions_predictions_have_the_known_optimum():
-    models, answers = read_pair(COMPETITION, "valid"), read_answers(COMPETITION / "valid_answer.json")
-    low, high, reached = next(ndcg_curve(*models, answers).plateaus())
-    assert f"{reached:.6f}" == "0.725990"
-    assert low < 0.673785 < WEIGHTS[67] < high
+    models = read_models([(COMPETITION / f"valid_pred_model{number}.json", "") for number in (1, 2)])
+    answers = read_answers(COMPETITION / "valid_answer.json")
+    candidates = CandidateScores.of(models, answers)
+    low, high, best = next(Curve.between(*candidates.scores, candidates.gains).plateaus())
+    assert f"{best:.6f}" == "0.725990"
+    assert low < 0.673785 < GRID[67, 0] < high
+
+    def mean_ndcg(weight):
+        return ndcg_per_query(ranking(weighted_sum(models, (weight, 1 - weight))), answers).mean()
+
     for weight in np.linspace(low + 1e-9, high - 1e-9, 20).tolist():
-        blended = ndcg_per_query(ranking(blend(*models, weight)), answers).mean()
-        assert blended == pytest.approx(reached, abs=1e-12)
-    assert all(
-        ndcg_per_query(ranking(blend(*models, weight)), answers).mean() < reached
-        for weight in (low - 1e-9, high + 1e-9)
-    )
+        assert mean_ndcg(weight) == pytest.approx(best, abs=1e-12)
+    assert mean_ndcg(low - 1e-9) < best
+    assert mean_ndcg(high + 1e-9) < best

@@ -1,4 +1,4 @@
-"""The evaluation page as a reader meets it: written by the script, opened in Debian's chromium."""
+"""The evaluation page as a reader meets it: written by the script, page in Debian's chromium."""
 
 import base64
 import io
@@ -17,10 +17,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from kddcup.io.errors import UserError
-from kddcup.rank.blending import WEIGHTS, best_weight
+from kddcup.rank.blend import Blend
 from kddcup.rank.explanation import read_explanations
 from kddcup.rank.metrics import bootstrap_interval
 from kddcup.rank.predictions import read_predictions
+from kddcup.rank.weights import GRID, CandidateScores, search_grid
 from kddcup.report.evaluation import Groups
 from kddcup.report.photographs import read_listed_photographs, read_photographs
 from kddcup.sample import SampleSettings, write_sample
@@ -58,7 +59,7 @@ def picture(product: int) -> dict:
 
 
 def write_inputs(folder):
-    """A table of three queries of three candidates, its answers, its labels and two models' predictions."""
+    """A table of three queries of three candidates, answers, labels, two models' predictions, their blend."""
     rows = [
         table_row(product, int(query), text, **picture(product))
         for query, text in QUERIES.items()
@@ -68,18 +69,30 @@ def write_inputs(folder):
     labels = f"category_id\tcategory_name\n2\t{HOSTILE_LABEL}\n32\thand\n"
     (folder / "multimodal_labels.txt").write_text(labels)
     write(folder, "valid/valid_answer", ANSWERS)
-    write(folder, "valid_pred_model1", MODEL1)
-    write(folder, "valid_pred_model2", MODEL2)
+    for table in ("valid", "test"):
+        write(folder, f"{table}_pred_model1", MODEL1)
+        write(folder, f"{table}_pred_model2", MODEL2)
+    blend(folder)
     return folder
 
 
+def blend(folder, *args):
+    done = run_script(".", "ensemble.py", "--data_dir", folder, "--resources_dir", folder, *args)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory):
+    return write_inputs(tmp_path_factory.mktemp("blended"))
+
+
 @pytest.fixture
-def inputs(tmp_path):
-    return write_inputs(tmp_path)
+def inputs(blended, tmp_path):
+    return shutil.copytree(blended, tmp_path / "inputs")
 
 
 def pairs(predictions):
-    return {query: [tuple(one) for one in candidates] for query, candidates in predictions.items()}
+    return {query: list(map(tuple, candidates)) for query, candidates in predictions.items()}
 
 
 def write(folder, name, content):
@@ -162,9 +175,9 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(blended, tmp_path_factory):
     """The page of the inputs and of what model1's scores are made of."""
-    folder = write_inputs(tmp_path_factory.mktemp("report"))
+    folder = shutil.copytree(blended, tmp_path_factory.mktemp("report") / "inputs")
     write_words(folder)
     done = report(folder)
     assert done.returncode == 0, done.stderr
@@ -172,57 +185,63 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(written, chromium):
+def page(written, chromium):
     page = Page(chromium, written)
     yield page
     assert page.complaints() == []
     assert chromium.title == "NDCG@5 on valid"
 
 
-def test_models_and_blend_have_their_ndcg_and_interval(opened):
+def test_models_and_blend_have_their_ndcg_and_interval(page, written):
     # Query 7: model1 right, model2 one rank late; query 8: both one rank late; query 9: one of two answers is
     # no candidate, and the other is third or first.
     ideal = 1 + SECOND
     model1 = np.array([1, SECOND, 0.5 / ideal])
     model2 = np.array([SECOND, SECOND, 1 / ideal])
-    rows = dict(zip(opened.texts(".models tbody th"), opened.texts(".models tbody tr"), strict=True))
+    rows = dict(zip(page.texts(".models tbody th"), page.texts(".models tbody tr"), strict=True))
     for name, ndcg in (("model1", model1), ("model2", model2)):
         low, high = bootstrap_interval(ndcg)
         assert f"{ndcg.mean():.4f}" in rows[name]
         assert f"{low:.3f} – {high:.3f}" in rows[name]
-    weight, reached = best_weight(pairs(MODEL1), pairs(MODEL2), ANSWERS)
-    assert f"{reached:.4f}" in rows["blend"]
-    assert opened.one(".flag").text == f"{reached:.4f} at {weight:.4f}"
-    assert len(opened.one(".curve polyline").get_attribute("points").split()) == len(WEIGHTS)
+    candidates = CandidateScores.of([pairs(MODEL1), pairs(MODEL2)], ANSWERS)
+    weights = search_grid(candidates)
+    figure = candidates.mean_ndcg(weights)
+    assert f"{figure:.4f}" in rows["blend"]
+    assert page.one(".flag").text == f"{figure:.4f} at {weights[0]:.4f}"
+    assert len(page.one(".curve polyline").get_attribute("points").split()) == len(GRID)
+    rule = f"{weights[0]:.4f} · model1 + {weights[1]:.4f} · model2 of raw scores, the best of 100"
+    assert rule in page.one("header").text
+    validated = Blend.read(written.parent).figures["valid"].cross_validated
+    assert f"{validated:.4f}" in rows["cross-validated"]
 
 
-def test_hostile_texts_are_shown_as_texts(opened):
-    assert HOSTILE in opened.queries
-    assert len(opened.all("script")) == 2
-    opened.all(".query button")[0].click()
-    assert HOSTILE_LABEL in opened.texts(".labels bdi")
-    assert opened.all(".detail img") == []
+def test_hostile_texts_are_shown_as_texts(page):
+    assert HOSTILE in page.queries
+    assert len(page.all("script")) == 2
+    page.all(".query button")[0].click()
+    assert HOSTILE_LABEL in page.texts(".labels bdi")
+    assert page.all(".detail img") == []
 
 
-def test_queries_sort_by_each_column_in_both_directions(opened):
+def test_queries_sort_by_each_column_in_both_directions(page):
     by_text = sorted(QUERIES.values(), key=str.lower)
     values = {
         "text": [by_text, by_text[::-1]],
         "disagreement": [[QUERIES[query] for query in order] for order in ("978", "879")],
-        "model1": [[QUERIES[query] for query in order] for order in ("987", "789")],
+        "ndcg": [[QUERIES[query] for query in order] for order in ("987", "789")],  # of model1
     }
     for key, directions in values.items():
-        header = opened.one(f"[data-key={key}]")
+        header = page.one(f"[data-key={key}]")
         for expected in directions:
             header.find_element(By.TAG_NAME, "button").click()
-            assert opened.queries == expected
+            assert page.queries == expected
         assert header.get_attribute("aria-sort") in ("ascending", "descending")
-        assert len(opened.all("[aria-sort]")) == 1
+        assert len(page.all("[aria-sort]")) == 1
     # Kendall's distance: all of three pairs, one, none.
-    assert opened.texts(".query td:last-child") == ["0.33", "0.00", "1.00"]
+    assert page.texts(".query td:last-child") == ["0.33", "0.00", "1.00"]
 
 
-def test_search_keeps_the_queries_with_all_its_words(opened):
+def test_search_keeps_the_queries_with_all_its_words(page):
     for typed, expected in (
         ("DRESS wo", {"7"}),
         ("dress", {"7", "9"}),
@@ -230,27 +249,27 @@ def test_search_keeps_the_queries_with_all_its_words(opened):
         ("9", {"9"}),
         ("nowhere", set()),
     ):
-        opened.one("#search").clear()
-        opened.one("#search").send_keys(typed)
-        assert set(opened.queries) == {QUERIES[query] for query in expected}
-        assert opened.one("#count").text.startswith(f"{len(expected)} of 3 queries")
+        page.one("#search").clear()
+        page.one("#search").send_keys(typed)
+        assert set(page.queries) == {QUERIES[query] for query in expected}
+        assert page.one("#count").text.startswith(f"{len(expected)} of 3 queries")
 
 
-def test_the_keyboard_reaches_searches_steps_and_opens(opened):
-    opened.press("j")
-    first, second = opened.queries[:2]
-    assert opened.focused == first
-    opened.press(Keys.ARROW_DOWN)
-    assert opened.focused == second
-    opened.press(Keys.ENTER)
-    assert len(opened.all(".detail")) == 1
-    opened.press(Keys.ENTER, "k")
-    assert opened.all(".detail") == []
-    assert opened.focused == first
-    opened.press("/", "wool")
-    assert opened.queries == [QUERIES["7"]]
-    opened.press(Keys.ARROW_DOWN, Keys.ENTER)
-    assert opened.one(".query button").get_attribute("aria-expanded") == "true"
+def test_the_keyboard_reaches_searches_steps_and_opens(page):
+    page.press("j")
+    first, second = page.queries[:2]
+    assert page.focused == first
+    page.press(Keys.ARROW_DOWN)
+    assert page.focused == second
+    page.press(Keys.ENTER)
+    assert len(page.all(".detail")) == 1
+    page.press(Keys.ENTER, "k")
+    assert page.all(".detail") == []
+    assert page.focused == first
+    page.press("/", "wool")
+    assert page.queries == [QUERIES["7"]]
+    page.press(Keys.ARROW_DOWN, Keys.ENTER)
+    assert page.one(".query button").get_attribute("aria-expanded") == "true"
 
 
 def open_query(page, query):
@@ -259,15 +278,17 @@ def open_query(page, query):
     page.one(".query button").click()
 
 
-def test_a_query_opens_to_its_candidates_with_hits_regions_and_ranks(opened):
-    open_query(opened, "7")
-    for model, ranking in (("model1", ["11", "12", "13"]), ("model2", ["12", "11", "13"])):
-        opened.driver.execute_script("arguments[0].click()", opened.one(f"input[value={model}]"))
-        assert opened.texts(".card .product") == ranking
-        assert opened.texts(".card .rank") == ["1", "2", "3"]
-        assert opened.texts(".card.hit .product") == ["11"]
-        assert opened.texts(".scores .by th") == [model] * 3
-    drawn = opened.one(".card.hit .picture")
+def test_a_query_opens_to_its_candidates_with_hits_regions_and_ranks(page):
+    open_query(page, "7")
+    for place, (model, ranking) in enumerate(
+        (("model1", ["11", "12", "13"]), ("model2", ["12", "11", "13"]))
+    ):
+        page.driver.execute_script("arguments[0].click()", page.one(f"input[value='{place}']"))
+        assert page.texts(".card .product") == ranking
+        assert page.texts(".card .rank") == ["1", "2", "3"]
+        assert page.texts(".card.hit .product") == ["11"]
+        assert page.texts(".scores .by th") == [model] * 3
+    drawn = page.one(".card.hit .picture")
     assert drawn.get_dom_attribute("viewBox") == "0 0 400 200"
     boxes = [
         [int(box.get_dom_attribute(side)) for side in ("x", "y", "width", "height")]
@@ -276,15 +297,15 @@ def test_a_query_opens_to_its_candidates_with_hits_regions_and_ranks(opened):
     assert boxes == [[20, 10, 200, 100], [0, 0, 40, 50]]
     colours = {box.value_of_css_property("stroke") for box in drawn.find_elements(By.CSS_SELECTOR, ".region")}
     assert len(colours) == 2
-    assert opened.texts(".card.hit .labels bdi") == [HOSTILE_LABEL, "hand"]
-    assert "label 99" in opened.texts(".labels bdi")
-    open_query(opened, "9")
-    assert "2 answers, 1 of them not among the candidates" in opened.texts(".facts")[0]
+    assert page.texts(".card.hit .labels bdi") == [HOSTILE_LABEL, "hand"]
+    assert "label 99" in page.texts(".labels bdi")
+    open_query(page, "9")
+    assert "2 answers, 1 of them not among the candidates" in page.texts(".facts")[0]
 
 
-def test_words_have_the_weight_and_best_score_that_model1_gave_them(opened):
-    open_query(opened, "7")
-    assert opened.texts(".card.hit .words tbody tr") == ["red25%1.2003", "dress75%0.8001"]
+def test_words_have_the_weight_and_best_score_that_model1_gave_them(page):
+    open_query(page, "7")
+    assert page.texts(".card.hit .words tbody tr") == ["red25%1.2003", "dress75%0.8001"]
 
 
 def test_without_words_the_page_names_the_command_that_makes_them(inputs, chromium):
@@ -357,7 +378,7 @@ def test_the_line_to_beat_is_shown_where_the_baseline_was_run(inputs, chromium):
     assert report(inputs).returncode == 0
     page = Page(chromium, inputs / "report.html")
     figures = {row.text.split()[0]: row.text.split()[1] for row in page.all(".models tbody tr")}
-    assert list(figures) == ["model1", "model2", "blend", "logistic", "random"]
+    assert list(figures) == ["model1", "model2", "blend", "logistic", "cross-validated", "random"]
     assert figures["logistic"] == figures["model2"]
     assert "logistic: scikit-learn" in page.one(".overview").text
     write(inputs, "valid_pred_logistic", {"7": MODEL2["7"]})
@@ -375,33 +396,33 @@ def test_pictures_of_a_product_stand_side_by_side(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_in_one_direction_only(opened, scheme):
-    opened.driver.execute_cdp_cmd(
+def test_a_phone_scrolls_in_one_direction_only(page, scheme):
+    page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True},
     )
     features = [{"name": "prefers-color-scheme", "value": scheme}]
-    opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     try:
-        for button in opened.all(".query button"):
+        for button in page.all(".query button"):
             button.click()
-        assert opened.driver.execute_script("return document.documentElement.scrollWidth") == 360
-        colour = opened.one("body").value_of_css_property("background-color")
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360
+        colour = page.one("body").value_of_css_property("background-color")
         assert (int(re.findall(r"\d+", colour)[0]) > 128) == (scheme == "light")
     finally:
-        opened.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        opened.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.mark.parametrize("width", [360, 645, 760, 905, 1024, 1280])
-def test_words_have_room_at_every_width(opened, width):
-    driver = opened.driver
+def test_words_have_room_at_every_width(page, width):
+    driver = page.driver
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         for selector, room in ((".query th", 150), (".groups > :nth-child(-n+2) th:first-child", 60)):
-            assert min(node.rect["width"] for node in opened.all(selector)) >= room, selector
-        opened.all(".query button")[0].click()
+            assert min(node.rect["width"] for node in page.all(selector)) >= room, selector
+        page.all(".query button")[0].click()
         labels = (
             "return [...document.querySelectorAll('.labels bdi')].every(e => e.scrollWidth <= e.offsetWidth)"
         )
@@ -411,17 +432,17 @@ def test_words_have_room_at_every_width(opened, width):
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_focus_is_not_hidden_under_the_toolbar(opened):
-    driver = opened.driver
+def test_focus_is_not_hidden_under_the_toolbar(page):
+    driver = page.driver
     size = {"width": 1280, "height": 260, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         driver.execute_script("window.scrollTo(0, document.documentElement.scrollHeight)")
         for _ in range(3):
-            opened.press("k")
+            page.press("k")
             top = driver.switch_to.active_element.rect["y"]
-            bar = opened.one(".tools").rect
-            assert opened.focused in opened.queries
+            bar = page.one(".tools").rect
+            assert page.focused in page.queries
             assert top >= bar["y"] + bar["height"]
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -444,6 +465,7 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
 ):
     write_sample(SampleSettings(out=str(tmp_path), train_queries=2, eval_queries=queries, dim=1))
     answers = json.loads((tmp_path / "valid" / "valid_answer.json").read_text())
+    (tmp_path / "testB" / "testB_answer.json").unlink()  # the predictions of test are valid's
     rng = np.random.default_rng(0)
     candidates = {}
     for row in Table(tmp_path / "valid" / "valid.tsv").rows("test"):
@@ -456,7 +478,9 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
             )
             for query, found in candidates.items()
         }
-        write(tmp_path, f"valid_pred_{model}", predictions)
+        for table in ("valid", "test"):
+            write(tmp_path, f"{table}_pred_{model}", predictions)
+    blend(tmp_path)
     assert report(tmp_path).returncode == 0
     page = Page(chromium, tmp_path / "report.html")
     assert len(page.queries) == queries
@@ -497,9 +521,9 @@ def test_words_of_another_form_are_refused(tmp_path, content):
         read_explanations(tmp_path / "valid_pred_model1_words.json", pairs(MODEL1))
 
 
-def test_a_split_without_predictions_ends_in_one_line_that_names_the_command(inputs):
-    done = report(inputs, "--split", "testB")
-    assert_one_line_error(done, "test_pred_model1.json does not exist", "cd model1; python validation.py")
+def test_a_split_that_was_not_blended_ends_in_one_line_that_names_the_command(inputs):
+    done = report(inputs, "--split", "testA")
+    assert_one_line_error(done, "blend.json is of valid and testB", "python ensemble.py --split testA")
 
 
 def test_photographs_that_cannot_be_shown_are_refused(tmp_path):
@@ -519,24 +543,114 @@ def test_a_table_without_a_candidate_is_refused(inputs):
     assert not (inputs / "report.html").exists()
 
 
-def test_labels_of_another_form_are_refused_and_without_names_their_numbers_are_shown(inputs):
-    (inputs / "multimodal_labels.txt").write_text("category_id\tcategory_name\nshoes\n")
+@pytest.mark.parametrize("line", ["shoes", "x\tshoes", "-1\tshoes", "7\t", f"{2**63}\tshoes", "²\tshoes"])
+def test_labels_of_another_form_are_refused(tmp_path, line):
+    (tmp_path / "multimodal_labels.txt").write_text(f"category_id\tcategory_name\n{line}\n")
     with pytest.raises(UserError, match=r"multimodal_labels\.txt, line 2"):
-        read_labels(inputs)
+        read_labels(tmp_path)
+
+
+def test_a_table_without_label_names_has_numbers_and_not_the_competitions(inputs, chromium):
     (inputs / "multimodal_labels.txt").unlink()
-    assert read_labels(inputs) == {}
+    largest = 2**63 - 1  # no number of JavaScript
+    table = inputs / "valid" / "valid.tsv"
+    rows = [
+        table_row(product, int(query), text, **picture(product) | {"class_labels": np.array([2, largest])})
+        for query, text in QUERIES.items()
+        for product in (11, 12, 13)
+    ]
+    write_table(table, rows)
     assert report(inputs).returncode == 0
-    page = (inputs / "report.html").read_text()
-    assert '"32":"label 32"' in page
+    page = Page(chromium, inputs / "report.html")
+    open_query(page, "7")
+    assert set(page.texts(".labels bdi")) == {"label 2", f"label {largest}"}
+    assert "clothes" not in (inputs / "report.html").read_text()
+    assert page.complaints() == []
+
+
+def write_third_model(folder):
+    """A third model, which alone is right on query 8."""
+    model3 = {**MODEL2, "8": [[12, 0.8], [11, 0.6], [13, 0.2]]}
+    for table in ("valid", "test"):
+        write(folder, f"{table}_pred_model3", model3)
+    return [folder / f"valid_pred_model{number}.json" for number in (1, 2, 3)]
+
+
+def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
+    models = write_third_model(inputs)
+    write_words(inputs)
+    blend(inputs, "--models", *models, "--normalize", "zscore")
+    assert report(inputs).returncode == 0
+    page = Page(chromium, inputs / "report.html")
+    written = Blend.read(inputs)
+    assert page.all(".curve") == []
+    expected = [f"{weight:.4f}" for weight in written.weights]
+    assert page.texts(".weights td.strong") == expected
+    rule = " + ".join(f"{weight} · model{number}" for number, weight in enumerate(expected, 1))
+    assert f"{rule} of z-scores within each query, the best weights of a local" in page.one("header").text
+    assert page.texts(".queries thead th")[3:7] == ["model1", "model2", "model3", "Blend"]
+    assert page.texts(".models tbody th")[:4] == ["model1", "model2", "model3", "blend"]
+    open_query(page, "8")
+    page.driver.execute_script("arguments[0].click()", page.one("input[value='2']"))
+    assert page.texts(".card .product") == ["12", "11", "13"]
+    assert page.texts(".card:first-child .scores tbody th") == ["model1", "model2", "model3", "blend"]
+    assert page.texts(".card:first-child .scores .by td") == ["0.800", "1"]
+    assert page.texts(".card:first-child .words tbody th") == ["one"]
+    # Of query 8, two pairs of models differ in one of three pairs of candidates, and one pair in none.
+    assert page.texts(".query td:last-child") == [f"{2 / 9:.2f}"]
+    assert page.complaints() == []
+
+
+def test_one_model_is_shown_too(inputs, chromium):
+    blend(inputs, "--models", inputs / "valid_pred_model2.json")
+    assert report(inputs).returncode == 0
+    page = Page(chromium, inputs / "report.html")
+    assert page.texts(".queries thead th")[3:5] == ["model2", "Blend"]
+    assert set(page.texts(".query td:last-child")) == {"0.00"}
+    assert page.texts(".weights td.strong") == ["1.0000"]
+    assert page.complaints() == []
+
+
+def test_a_dozen_models_with_long_names_have_room(inputs, chromium):
+    models = []
+    for number in range(12):
+        for table in ("valid", "test"):
+            write(inputs, f"{table}_a_matcher_with_a_long_name_{number}", MODEL1)
+        models.append(inputs / f"valid_a_matcher_with_a_long_name_{number}.json")
+    blend(inputs, "--models", *models)
+    assert report(inputs).returncode == 0
+    page = Page(chromium, inputs / "report.html")
+    page.all(".query button")[0].click()
+    for width in (360, 905, 1280):
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        assert min(node.rect["width"] for node in page.all(".query th")) >= 150
+        assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_page_is_of_the_blend_that_was_written(inputs):
+    blend(inputs, "--search", "exact")
+    assert report(inputs).returncode == 0
+    weights = Blend.read(inputs).weights
+    text = (inputs / "report.html").read_text()
+    assert f"The blend is {weights[0]:.4f} · model1 + {weights[1]:.4f} · model2" in text
+    assert "the best of all weights on these very queries" in text
+
+
+def test_a_blend_that_is_absent_or_older_than_the_predictions_is_refused(inputs):
+    for model in ("model1", "model2"):
+        write(inputs, f"valid_pred_{model}", {**MODEL1, "7": [[13, 0.9], [12, 0.5], [11, 0.1]]})
+    assert_one_line_error(report(inputs), "blend.json says NDCG@5", "run 'python ensemble.py' again")
+    (inputs / "blend.json").unlink()
+    assert_one_line_error(report(inputs), "blend.json does not exist: run 'python ensemble.py'")
 
 
 def test_another_split_is_blended_at_the_weight_of_valid(inputs):
     (inputs / "testB").mkdir()
     shutil.copy(inputs / "valid" / "valid.tsv", inputs / "testB" / "testB.tsv")
-    write(inputs, "testB/testB_answer", {"7": [12]})  # right with model2 alone
-    write(inputs, "test_pred_model1", MODEL1)
-    write(inputs, "test_pred_model2", MODEL2)
-    weight, _ = best_weight(pairs(MODEL1), pairs(MODEL2), ANSWERS)
+    write(inputs, "testB/testB_answer", {"7": [12]})
+    weight = Blend.read(inputs).weights[0]
     out = inputs / "elsewhere" / "page.html"
     done = report(inputs, "--split", "testB", "--out", out)
     assert done.returncode == 0, done.stderr

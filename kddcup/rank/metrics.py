@@ -1,18 +1,23 @@
-"""NDCG@k, as the competition computed it, and what stands beside it."""
+"""NDCG@5, as the competition computed it, and what stands beside it."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 K = 5
-DISCOUNTS = 1 / np.log2(np.arange(2, K + 2))
-"""[K] what a hit at each rank gains."""
-IDEALS = np.concatenate([[np.nan], np.cumsum(DISCOUNTS)])
-"""[K+1] the DCG of an ideal list with so many answers."""
+DRAWN_AT_ONCE = 1 << 20
+"""Numbers of the bootstrap that are in memory at once."""
+_DISCOUNTS = np.append(1 / np.log2(np.arange(2, K + 2)), 0)
 
 
-BLOCK = 1 << 20
-"""Numbers that the bootstrap draws at once."""
+def discount(ranks: np.ndarray) -> np.ndarray:
+    """What a hit at each rank, counted from 0, adds to DCG@5: 1 / log2(rank + 2), 0 past the fifth."""
+    return _DISCOUNTS[np.minimum(ranks, K)]
+
+
+def ideal_dcg(answers: int) -> float:
+    """DCG@5 of a list that begins with so many hits."""
+    return float(discount(np.arange(answers)).sum())
 
 
 def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
@@ -22,8 +27,8 @@ def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
         ranked: product ids, best first.
         answers: the relevant product ids, at least one; those not in ``ranked`` count in the ideal.
     """
-    hits = np.array([product in answers for product in ranked[:K]], float)
-    return float(hits @ DISCOUNTS[: len(hits)] / IDEALS[min(K, len(set(answers)))])
+    hits = np.array([product in answers for product in ranked[:K]], bool)
+    return float(discount(np.flatnonzero(hits)).sum() / ideal_dcg(len(set(answers))))
 
 
 def ndcg_per_query(
@@ -41,20 +46,20 @@ def ndcg_per_query(
 def random_ndcg(candidates: Mapping[str, Collection[int]], answers: Mapping[str, Collection[int]]) -> float:
     """The expected mean NDCG@5 of a uniformly random order, exactly.
 
-    Each of the n candidates is as likely as the others at each rank, so that rank i gains hits/n · discount.
+    Each of the n candidates is as likely as the others at each rank, so that a rank gains hits/n · discount.
     """
     expected = []
     for query, relevant in answers.items():
-        pool = set(candidates[query])
-        hits, ideal = len(pool & set(relevant)), IDEALS[min(K, len(set(relevant)))]
-        expected.append(hits / len(pool) * DISCOUNTS[: len(pool)].sum() / ideal)
+        pool, wanted = set(candidates[query]), set(relevant)
+        hits = len(pool & wanted)
+        expected.append(hits / len(pool) * ideal_dcg(len(pool)) / ideal_dcg(len(wanted)))
     return float(np.mean(expected))
 
 
 def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
     """The 95 % percentile interval of the mean over queries drawn with replacement (Efron, 1979)."""
     rng, count = np.random.default_rng(seed), len(per_query)
-    blocks = np.array_split(np.arange(draws), -(-draws * count // BLOCK))
+    blocks = np.array_split(np.arange(draws), -(-draws * count // DRAWN_AT_ONCE))
     means = [per_query[rng.integers(count, size=(len(block), count))].mean(1) for block in blocks]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)

@@ -1,8 +1,9 @@
-"""What the page shows of two models' predictions: scores, pictures, and where the blend does badly."""
+"""What the page shows of models' predictions: scores, pictures, and where the blend does badly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from kddcup.io.errors import UserError
-from kddcup.rank.blending import blend
+from kddcup.rank.blend import Blend
 from kddcup.rank.explanation import Explanation
+from kddcup.rank.fusion import normalize
 from kddcup.rank.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
 from kddcup.rank.predictions import Predictions, ranking
+from kddcup.rank.weights import GRID, CandidateScores
 from kddcup.table.table import Table
 from kddcup.text.segmentation import UserDictionary, content_words
 
@@ -78,7 +81,7 @@ def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Ma
 class Group(NamedTuple):
     """Queries that share something, and their NDCG@5.
 
-    ``loss`` is what the mean over all queries would gain if these reached it: n/N · (that mean − theirs).
+    ``loss`` is what the mean over all queries would gain if these came up to it: n/N · (that mean − theirs).
     """
 
     name: Any
@@ -99,11 +102,11 @@ class Groups:
     def of(cls, traits: list[set], ndcg: np.ndarray) -> "Groups":
         """Group queries by their ``traits``, of which a query may have several; ``ndcg`` [queries]."""
         members: dict[Any, list[int]] = {}
-        for query, found in enumerate(traits):
-            for trait in sorted(found):
+        for query, present in enumerate(traits):
+            for trait in sorted(present):
                 members.setdefault(trait, []).append(query)
         enough = {name: ndcg[queries] for name, queries in members.items() if len(queries) >= FEWEST_QUERIES}
-        losses = {name: float((ndcg.mean() - one).sum() / len(ndcg)) for name, one in enough.items()}
+        losses = {name: float((ndcg.mean() - group).sum() / len(ndcg)) for name, group in enough.items()}
         losing = [name for name, loss in losses.items() if loss > 0]
         worst = sorted(losing, key=lambda name: -losses[name])[:WORST]
         groups = [
@@ -121,38 +124,43 @@ class Groups:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Two models and their blend on the queries of a table.
+    """Models and their blend on the queries of a table.
 
     Args:
-        pair: scores of model1 and model2 by query.
-        answers: relevant product ids by query id; its queries are the ones judged.
-        weight: of model1 in the blend.
-        curve: [100] NDCG@5 at each of ``blending.WEIGHTS``.
+        blend: the models' names and weights.
+        models: each model's scores by query, in the order of the blend.
+        answers: relevant product ids by query id; its queries are the ones that count.
         pictures: of the candidates.
-        explanations: what model1's scores are made of, by query; may be empty.
+        explanations: what a model's scores are made of, by query; may be empty.
+        explained: the name of that model.
         baselines: scores by query of each ranker of ``python -m kddcup.baseline`` that was run.
         dictionary: by which Chinese queries are cut into words.
     """
 
-    pair: tuple[Predictions, Predictions]
+    blend: Blend
+    models: list[Predictions]
     answers: dict[str, list[int]]
-    weight: float
-    curve: np.ndarray
     pictures: Pictures
     explanations: dict[str, Explanation]
+    explained: str
     baselines: dict[str, Predictions]
     dictionary: UserDictionary
 
-    @cached_property
-    def models(self) -> dict[str, Predictions]:
-        """The scores of model1, model2 and blend, by these names."""
-        model1, model2 = ({query: one[query] for query in self.answers} for one in self.pair)
-        return {"model1": model1, "model2": model2, "blend": blend(model1, model2, self.weight)}
+    @property
+    def names(self) -> list[str]:
+        """The names of the models, and "blend"."""
+        return [*(model.name for model in self.blend.models), "blend"]
 
     @cached_property
-    def ndcg(self) -> dict[str, np.ndarray]:
-        """[queries] NDCG@5 by model."""
-        return {name: ndcg_per_query(ranking(one), self.answers) for name, one in self.models.items()}
+    def scores(self) -> list[Predictions]:
+        """The scores of each model and of the blend, of the queries that count."""
+        models = [{query: model[query] for query in self.answers} for model in self.models]
+        return [*models, self.blend.apply(models)]
+
+    @cached_property
+    def ndcg(self) -> list[np.ndarray]:
+        """[queries] NDCG@5 of each model and of the blend."""
+        return [ndcg_per_query(ranking(scores), self.answers) for scores in self.scores]
 
     @cached_property
     def baseline_ndcg(self) -> dict[str, np.ndarray]:
@@ -164,18 +172,30 @@ class Evaluation:
     @property
     def random(self) -> float:
         """NDCG@5 to be expected of a random order."""
-        return random_ndcg(ranking(self.models["model1"]), self.answers)
+        return random_ndcg(ranking(self.scores[0]), self.answers)
+
+    @cached_property
+    def curve(self) -> np.ndarray:
+        """[100] the mean NDCG@5 of two models at each weight of ``GRID``."""
+        models = [normalize(model, self.blend.normalize) for model in self.models]
+        return CandidateScores.of(models, self.answers).ndcg(GRID).mean(1)
 
     def disagreement(self, query: str) -> float:
-        """The share of pairs of candidates that the models put in different orders.
+        """The share of pairs of candidates that two models order differently, mean over pairs of models.
 
         This is Kendall's distance (Kendall, 1938), (1 − τ) / 2: 0 of equal orders, 1/2 of unrelated ones.
         """
-        places = {product: place for place, (product, _) in enumerate(self.models["model1"][query])}
-        order = [places[product] for product, _ in self.models["model2"][query]]
-        return float((1 - kendalltau(range(len(order)), order).statistic) / 2) if len(order) > 1 else 0.0
+        orders = [[product for product, _ in model[query]] for model in self.models]
+        if len(orders) < 2 or len(orders[0]) < 2:
+            return 0.0
+        distances = []
+        for order, other in combinations(orders, 2):
+            places = {product: place for place, product in enumerate(other)}
+            tau = kendalltau(range(len(order)), [places[product] for product in order]).statistic
+            distances.append((1 - tau) / 2)
+        return float(np.mean(distances))
 
-    def shown_labels(self, query: str) -> set[int]:
+    def find_labels(self, query: str) -> set[int]:
         """The class labels of the regions of a query's answers."""
         answers = (self.pictures.places.get((query, product)) for product in self.answers[query])
         return {
@@ -190,11 +210,11 @@ class Evaluation:
         """Per query, by kind: its words without stop words, its answers' labels, its number of words."""
         words = [content_words(self.pictures.texts[query], self.dictionary) for query in self.answers]
         return {
-            "word": [set(one) for one in words],
-            "label": [self.shown_labels(query) for query in self.answers],
-            "length": [{len(one)} for one in words],
+            "word": [set(query) for query in words],
+            "label": [self.find_labels(query) for query in self.answers],
+            "length": [{len(query)} for query in words],
         }
 
     def groups(self) -> dict[str, Groups]:
         """Which words, labels and lengths lose most in the blend, by kind."""
-        return {kind: Groups.of(traits, self.ndcg["blend"]) for kind, traits in self.traits.items()}
+        return {kind: Groups.of(traits, self.ndcg[-1]) for kind, traits in self.traits.items()}

@@ -5,6 +5,11 @@
   const list = document.querySelector("#list tbody");
   const search = document.getElementById("search");
   const filter = document.getElementById("filter");
+  // Where a candidate's scores and ranks begin; the blend is the last model; columns of the list.
+  const SCORES = 3;
+  const RANKS = SCORES + data.models.length;
+  const BLEND = data.models.length - 1;
+  const COLUMNS = data.models.length + 4;
   const SVG = "http://www.w3.org/2000/svg";
 
   // Texts become text nodes and never markup; attributes are set by name.
@@ -21,13 +26,14 @@
 
   // Eleven hues in three lightnesses and strokes tell 33 labels apart; neighbours in number get distant hues.
   function inked(node, label) {
-    const tier = Math.floor(label / 11) % 3;
+    const colour = data.labels[label][1];
+    const tier = Math.floor(colour / 11);
     node.classList.add("region", ...[[], ["dashed"], ["dotted"]][tier]);
-    node.style.setProperty("--hue", ((label % 11) * 4 * 360) / 11);
+    node.style.setProperty("--hue", ((colour % 11) * 4 * 360) / 11);
     node.style.setProperty("--step", tier);
     return node;
   }
-  const nameOf = (label) => data.labels[label];
+  const nameOf = (label) => data.labels[label][0];
 
   function picture(product, [height, width, ...boxes]) {
     const area = ([top, left, bottom, right]) => (bottom - top) * (right - left);
@@ -45,7 +51,7 @@
       drawn.append(svg("image", { width, height, preserveAspectRatio: "none", href: `data:image/webp;base64,${content}` }));
     }
     // The large ones first, so that they cover no small one.
-    for (const box of boxes.toSorted((one, other) => area(other) - area(one))) {
+    for (const box of boxes.toSorted((left, right) => area(right) - area(left))) {
       const [top, left, bottom, right, label] = box;
       const shape = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
       drawn.append(inked(svg("rect", shape, svg("title", {}, nameOf(label))), label));
@@ -81,10 +87,10 @@
     const rows = data.models.map((model, i) =>
       el(
         "tr",
-        model === order ? { class: "by" } : {},
+        i === order ? { class: "by" } : {},
         el("th", { scope: "row" }, model),
-        number(digits(candidate[3 + i])),
-        number(String(candidate[6 + i])),
+        number(digits(candidate[SCORES + i])),
+        number(String(candidate[RANKS + i])),
       ),
     );
     return table("scores", "Scores and ranks", ["", "score", "rank"], rows);
@@ -98,7 +104,7 @@
       row.style.setProperty("--weight", `${100 * weight}%`);
       return row;
     });
-    const title = "Of each word, its weight in model1, its best score with a label head of the image, and which head";
+    const title = `Of each word, its weight in ${data.explained}, its best score with a label head of the image, and which head`;
     return table("words", title, ["word", "weight", "best", "head"], rows);
   }
 
@@ -106,7 +112,7 @@
     const candidate = query.candidates[index];
     const [product, image, relevant] = candidate;
     const regions = data.images[image];
-    const rank = candidate[6 + data.models.indexOf(order)];
+    const rank = candidate[RANKS + order];
     const mark = relevant ? [el("span", { class: "mark" }, "✓ answer")] : [];
     const words = query.words?.length ? [wordTable(query.words, query.parts[index])] : [];
     const [id, title, url] = data.products[product] ?? [product, "", ""];
@@ -127,9 +133,9 @@
   }
 
   function detail(query) {
-    const order = document.querySelector("input[name=order]:checked").value;
-    const place = 6 + data.models.indexOf(order);
-    const indices = [...query.candidates.keys()].sort((one, other) => query.candidates[one][place] - query.candidates[other][place]);
+    const order = Number(document.querySelector("input[name=order]:checked").value);
+    const rank = (index) => query.candidates[index][RANKS + order];
+    const indices = [...query.candidates.keys()].sort((left, right) => rank(left) - rank(right));
     const found = query.candidates.filter((candidate) => candidate[2]).length;
     const missing = query.answers - found;
     const facts = [
@@ -137,9 +143,9 @@
       `${query.answers} answer${query.answers > 1 ? "s" : ""}` + (missing ? `, ${missing} of them not among the candidates` : ""),
       "NDCG@5 " + data.models.map((model, i) => `${model} ${fixed(query.ndcg[i], 3)}`).join(", "),
     ];
-    const cell = el("td", { colspan: 7 }, el("p", { class: "facts" }, facts.join(" · ")));
+    const cell = el("td", { colspan: COLUMNS }, el("p", { class: "facts" }, facts.join(" · ")));
     for (const [title, part] of [
-      [`The ${data.best} best of ${order}`, indices.slice(0, data.best)],
+      [`The ${data.best} best of ${data.models[order]}`, indices.slice(0, data.best)],
       ["Further candidates", indices.slice(data.best)],
     ]) {
       if (part.length) cell.append(el("h3", {}, title), el("ol", { class: "cards" }, ...part.map((index) => card(query, index, order))));
@@ -151,15 +157,13 @@
   const rows = data.queries.map((query, place) => {
     const button = el("button", { type: "button", "aria-expanded": "false" }, el("bdi", { dir: "auto" }, query.text.trim() ? query.text : "(no text)"));
     const numbers = [query.candidates.length, query.answers].map((count) => el("td", { class: "number wide" }, String(count)));
-    const [model1, model2, blend] = query.ndcg.map((ndcg) => fixed(ndcg, 3));
+    const figures = query.ndcg.map((ndcg, i) => el("td", { class: i === BLEND ? "number strong" : "number wide" }, fixed(ndcg, 3)));
     const node = el(
       "tr",
       { class: "query" },
       el("th", { scope: "row" }, button),
       ...numbers,
-      el("td", { class: "number wide" }, model1),
-      el("td", { class: "number wide" }, model2),
-      el("td", { class: "number strong" }, blend),
+      ...figures,
       number(fixed(query.disagreement, 2)),
     );
     const row = { query, place, node, button, detail: null, text: `${query.id} ${query.text}`.toLowerCase() };
@@ -184,9 +188,7 @@
     text: (query) => query.text,
     candidates: (query) => query.candidates.length,
     answers: (query) => query.answers,
-    model1: (query) => query.ndcg[0],
-    model2: (query) => query.ndcg[1],
-    blend: (query) => query.ndcg[2],
+    ndcg: (query, model) => query.ndcg[model],
     disagreement: (query) => query.disagreement,
   };
   const collator = new Intl.Collator();
@@ -195,16 +197,16 @@
 
   function show() {
     const header = document.querySelector("#list [aria-sort]");
-    const value = values[header.dataset.key];
+    const value = ({ query }) => values[header.dataset.key](query, header.dataset.model);
     const sign = header.getAttribute("aria-sort") === "ascending" ? 1 : -1;
-    const compare = header.dataset.key === "text" ? collator.compare : (one, other) => one - other;
+    const compare = header.dataset.key === "text" ? collator.compare : (left, right) => left - right;
     const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     shown = rows
       .filter((row) => wanted.every((word) => row.text.includes(word)))
-      .filter((row) => !chosen || row.query[chosen.kind].map(String).includes(chosen.value))
-      .sort((one, other) => sign * compare(value(one.query), value(other.query)) || one.place - other.place);
+      .filter((row) => !chosen || row.query[chosen.kind].includes(chosen.value))
+      .sort((left, right) => sign * compare(value(left), value(right)) || left.place - right.place);
     list.replaceChildren(...shown.flatMap((row) => (row.detail ? [row.node, row.detail] : [row.node])));
-    const mean = shown.reduce((sum, row) => sum + row.query.ndcg[2], 0) / shown.length;
+    const mean = shown.reduce((sum, row) => sum + row.query.ndcg[BLEND], 0) / shown.length;
     document.getElementById("count").textContent =
       `${shown.length} of ${rows.length} queries` + (shown.length ? `, blend ${fixed(mean, 3)}` : "");
   }
@@ -243,7 +245,7 @@
 
   for (const radio of document.querySelectorAll("input[name=order]")) {
     radio.addEventListener("change", () => {
-      for (const row of rows.filter((one) => one.detail)) {
+      for (const row of rows.filter((row) => row.detail)) {
         const redrawn = detail(row.query);
         row.detail.replaceWith(redrawn);
         row.detail = redrawn;

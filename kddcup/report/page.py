@@ -11,24 +11,25 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from kddcup.rank.blending import WEIGHTS
 from kddcup.rank.explanation import WordScore
 from kddcup.rank.metrics import K, bootstrap_interval
+from kddcup.rank.weights import GRID
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
 from kddcup.table.products import ListedProduct
 
-MODELS = ("model1", "model2", "blend")
+COLOURS = 33
+"""Of regions, by label; more labels begin again."""
 WEB = ("https://", "http://")
 
 
-def page(
+def render_page(
     split: str,
     evaluation: Evaluation,
     labels: Mapping[int, str],
     photographs: Mapping[int, str],
     products: Mapping[int, ListedProduct],
 ) -> str:
-    """The page.
+    """Write the page as one text.
 
     Args:
         split: name of the table.
@@ -48,17 +49,18 @@ def page(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         split=split,
-        models=[_summary(name, evaluation.ndcg[name]) for name in MODELS],
-        baselines=[_summary(name, ndcg) for name, ndcg in evaluation.baseline_ndcg.items()],
+        models=[_summarize(*model) for model in zip(evaluation.names, evaluation.ndcg, strict=True)],
+        baselines=[_summarize(*baseline) for baseline in evaluation.baseline_ndcg.items()],
         random=evaluation.random,
-        weight=evaluation.weight,
-        curve=_curve(evaluation),
+        blend=evaluation.blend,
+        cross_validated=evaluation.blend.figures["valid"].cross_validated if split == "valid" else None,
+        curve=_curve(evaluation) if len(evaluation.models) == 2 else None,
         groups=evaluation.groups(),
         fewest=FEWEST_QUERIES,
         labels=labels,
-        explained=bool(evaluation.explanations),
+        explained=evaluation.explained,
         queries=len(evaluation.answers),
-        candidates=sum(map(len, evaluation.models["blend"].values())),
+        candidates=sum(map(len, evaluation.scores[-1].values())),
         data=_data(evaluation, labels, photographs, products),
         photographs=photographs,
     )
@@ -68,24 +70,24 @@ def _text(name: str) -> str:
     return resources.files("kddcup.report").joinpath(name).read_text("utf-8")
 
 
-def _summary(name: str, ndcg: np.ndarray) -> dict[str, Any]:
+def _summarize(name: str, ndcg: np.ndarray) -> dict[str, Any]:
     low, high = bootstrap_interval(ndcg)
     return {"name": name, "ndcg": ndcg.mean(), "low": low, "high": high}
 
 
 def _curve(evaluation: Evaluation) -> dict[str, Any]:
-    """The curve in a square of 100 by 100 from its lowest to its highest point, and the chosen point."""
-    low, high = evaluation.curve.min(), evaluation.curve.max()
-    heights = 100 * (high - evaluation.curve) / max(high - low, np.finfo(float).tiny)
-    chosen = int(np.abs(WEIGHTS - evaluation.weight).argmin())
-    points = zip(100 * WEIGHTS, heights, strict=True)
+    """The curve in a square of 100 by 100 from its lowest to its highest point, and where the blend is."""
+    figures, chosen = evaluation.curve, evaluation.ndcg[-1].mean()
+    low, high = min(figures.min(), chosen), max(figures.max(), chosen)
+    span = max(high - low, np.finfo(float).tiny)
+    points = zip(100 * GRID[:, 0], 100 * (high - figures) / span, strict=True)
     return {
         "low": low,
         "high": high,
         "points": " ".join(f"{x:.2f},{y:.2f}" for x, y in points),
-        "x": 100 * evaluation.weight,
-        "y": heights[chosen],
-        "ndcg": evaluation.curve[chosen],
+        "x": 100 * evaluation.blend.weights[0],
+        "y": 100 * (high - chosen) / span,
+        "ndcg": chosen,
     }
 
 
@@ -99,11 +101,13 @@ def _data(
     images = evaluation.pictures.images
     shown = {product for _, product in evaluation.pictures.places}
     present = sorted({label for image in images for label in image.labels.tolist()})
+    places = {label: place for place, label in enumerate(present)}
     return {
         "best": K,
-        "models": MODELS,
-        "labels": {label: labels.get(label, f"label {label}") for label in present},
-        "images": [_image(image) for image in images],
+        "models": evaluation.names,
+        "explained": evaluation.explained,
+        "labels": [[labels.get(label, f"label {label}"), label % COLOURS] for label in present],
+        "images": [_image(image, places) for image in images],
         "photographs": [str(product) for product in photographs],
         "products": {
             str(product): _product(products[product]) for product in sorted(shown & products.keys())
@@ -117,39 +121,38 @@ def _product(product: ListedProduct) -> list[str]:
     return [product.shop_id, product.title, product.url if product.url.startswith(WEB) else ""]
 
 
-def _image(image: Picture) -> list:
-    """[height, width, [top, left, bottom, right, label], …]."""
-    boxes = np.column_stack([image.boxes, image.labels]).tolist()
+def _image(image: Picture, places: Mapping[int, int]) -> list:
+    """[height, width, [top, left, bottom, right, place of the label among the present ones], …]."""
+    labels = [places[label] for label in image.labels.tolist()]
+    boxes = np.column_stack([image.boxes, np.array(labels, np.int64)]).tolist()
     return [image.height, image.width, *boxes]
 
 
 def _query(evaluation: Evaluation, i: int, query: str) -> dict[str, Any]:
     """A query with its candidates, best first in the blend.
 
-    A candidate is [product, image, whether it is an answer, its scores and then its ranks in each of
-    ``MODELS``]; a product is text, since a number of JavaScript has 53 bits.
+    A candidate is [product, image, whether it is an answer, its scores and then its ranks in each of the
+    models and the blend]. Products and labels are text, since a number of JavaScript has 53 bits.
     """
-    ranked = {name: evaluation.models[name][query] for name in MODELS}
-    scores = {name: dict(one) for name, one in ranked.items()}
-    ranks = {
-        name: {product: rank for rank, (product, _) in enumerate(one, 1)} for name, one in ranked.items()
-    }
+    ranked = [scores[query] for scores in evaluation.scores]
+    scores = [dict(candidates) for candidates in ranked]
+    ranks = [{product: rank for rank, (product, _) in enumerate(candidates, 1)} for candidates in ranked]
     wanted, places = set(evaluation.answers[query]), evaluation.pictures.places
-    products = [product for product, _ in ranked["blend"]]
+    products = [product for product, _ in ranked[-1]]
     content = {
         "id": query,
         "text": evaluation.pictures.texts[query],
-        "ndcg": [_rounded(evaluation.ndcg[name][i]) for name in MODELS],
-        "disagreement": _rounded(evaluation.disagreement(query)),
+        "ndcg": [_round(ndcg[i]) for ndcg in evaluation.ndcg],
+        "disagreement": _round(evaluation.disagreement(query)),
         "answers": len(wanted),
-        **{kind: sorted(traits[i]) for kind, traits in evaluation.traits.items()},
+        **{kind: [str(trait) for trait in sorted(traits[i])] for kind, traits in evaluation.traits.items()},
         "candidates": [
             [
                 str(product),
                 places[query, product],
                 int(product in wanted),
-                *(_rounded(scores[name][product]) for name in MODELS),
-                *(ranks[name][product] for name in MODELS),
+                *(_round(by_product[product]) for by_product in scores),
+                *(by_product[product] for by_product in ranks),
             ]
             for product in products
         ],
@@ -164,10 +167,10 @@ def _query(evaluation: Evaluation, i: int, query: str) -> dict[str, Any]:
 def _parts(words: Iterable[WordScore]) -> Iterable[list]:
     """[weight, score, head from 1] of each word."""
     for word in words:
-        yield [_rounded(word.weight), _rounded(word.score), word.head + 1]
+        yield [_round(word.weight), _round(word.score), word.head + 1]
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     """To five digits, which are more than the page shows."""
     rounded = float(f"{value:.5g}")
     return rounded if math.isfinite(rounded) else value  # the largest of all numbers rounds up

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kddcup.rank.line_search import Curve
 from kddcup.rank.metrics import ndcg
+from kddcup.rank.weights import Curve
 
 SECOND = 1 / np.log2(3)
 THIRD = 0.5
@@ -80,13 +80,15 @@ def test_the_curve_is_what_exact_arithmetic_gives_at_and_between_all_knots(level
         first, second = rng.integers(0, levels, (2, queries, candidates))
         hits = rng.random((queries, candidates)) < 0.4
         found = curve(first, second, hits)
-        knots = [Fraction(one).limit_denominator(10 * levels) for one in found.knots]
+        knots = [Fraction(knot).limit_denominator(10 * levels) for knot in found.knots]
         points = [*knots, *((low + high) / 2 for low, high in pairwise(knots))]
         expected = []
         for w in points:
             figures = []
             for scores1, scores2, relevant in zip(first.tolist(), second.tolist(), hits, strict=True):
-                blended = [w * one + (1 - w) * other for one, other in zip(scores1, scores2, strict=True)]
+                blended = [
+                    w * score1 + (1 - w) * score2 for score1, score2 in zip(scores1, scores2, strict=True)
+                ]
                 ranked = sorted(range(candidates), key=lambda place, blended=blended: -blended[place])
                 # As if of one answer each, so that a hit at rank 1 gains 1.
                 figures.append(sum(ndcg(ranked, {place}) for place in np.flatnonzero(relevant).tolist()))
