@@ -41,36 +41,53 @@ run() {
 enter() {
     run cd "$root/$1"
 }
-launch=("$python" -u)
-if [ "$nproc" -gt 1 ]; then
-    devices=$(seq -s ' ' 0 $((nproc - 1)))
-    launch+=(-m torch.distributed.launch --nproc_per_node="$nproc")
-fi
+# Train a stage, in the folder of which this is called.
+train() {
+    if [ "$nproc" = 1 ]; then
+        run "$python" -u train.py "$@"
+        return
+    fi
+    local port reports
+    # Two runs on one machine have two ports.
+    port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+    reports=$(mktemp)
+    if ! KDDCUP_REPORTS=$reports run "$python" -u -m torch.distributed.launch --nproc_per_node="$nproc" \
+        --master_port="$port" train.py "$@" --devices $(seq 0 $((nproc - 1))); then
+        # What ended the first process that ended comes last, after all that the launcher says.
+        head -n 1 "$reports" >&2
+        rm "$reports"
+        exit 1
+    fi
+    rm "$reports"
+}
 encoder=../user_data$sub/image_encoder_large.pth
 resources=external_resources$sub
 checkpoints=./checkpoints$sub
 
 enter .
+for file in train/train.tsv valid/valid.tsv valid/valid_answer.json "$split/$split.tsv"; do
+    if ! [ -f "$data/$file" ] && ! [ -f "$data/$file.gz" ]; then
+        echo "error: $data/$file does not exist: all stages need it, so put it there first" >&2
+        exit 1
+    fi
+done
 run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed" \
-    ${user_dict:+--user_dict "$user_dict"}
+    --processes "$nproc" ${user_dict:+--user_dict "$user_dict"}
 
 enter multilabel
-run "${launch[@]}" train.py --size "$size" --data_dir "$from_stage" --checkpoints_dir "$checkpoints" \
-    --seed "$seed" --stop_at_use_epoch ${devices:+--devices $devices}
+train --size "$size" --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --seed "$seed" --stop_at_use_epoch
 run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints"
 run "$python" export_model.py --checkpoints_dir "$checkpoints" --out_path "$encoder"
 
-for model in model1 model2; do
+matchers=$("$python" -m kddcup.stages)
+while read -r model flags <&3; do
     enter "$model"
-    # What each word gives to a score, for the evaluation page.
-    explain=
-    [ "$model" = model2 ] || explain=--explain
-    run "${launch[@]}" train.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --encoder "$encoder" \
-        --seed "$seed" --stop_at_use_epoch ${devices:+--devices $devices}
+    train --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --encoder "$encoder" --seed "$seed" \
+        --stop_at_use_epoch
     run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --split "$split" \
         --valid_out_path "../$resources/valid_pred_$model.json" \
-        --test_out_path "../$resources/test_pred_$model.json" $explain
-done
+        --test_out_path "../$resources/test_pred_$model.json" $flags
+done 3<<<"$matchers"
 
 enter .
 run "$python" ensemble.py --data_dir "$data" --resources_dir "$resources" --split "$split"

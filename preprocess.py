@@ -15,16 +15,19 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.cli import parse_settings
 from kddcup.config import SIZES, Seed
-from kddcup.data.corpus import BAD_ROWS, INFO_FILES, write_info
+from kddcup.data.corpus import BAD_ROWS, INFO_FILES, Corpus, write_info
+from kddcup.data.loader import check_batch_size, find_rows_with_words, fit_batch_size
+from kddcup.data.sampling import check_negatives
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
+from kddcup.stages import STAGES
 from kddcup.table.extractor import EXTRACTOR_FILE, read_extractor, write_extractor
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.text.bert import read_bert
 from kddcup.text.lexicon import build_lexicon
 from kddcup.text.segmentation import JIEBA, UserDictionary
-from kddcup.text.vocabulary import LEXICON, read_user_dictionary, save_vocabulary
+from kddcup.text.vocabulary import LEXICON, Vocabulary, read_user_dictionary, save_vocabulary
 
 MADE_BY = "python preprocess.py"
 CHOICES = ("size", "tokenizer", "user_dict", "feature_dtype", "bad_rows", "seed")
@@ -47,6 +50,8 @@ class PreprocessSettings:
             info/bad_rows.tsv.
         max_bad_rows: with --bad_rows skip, how many may be skipped; the default is one in 3,000 of the
             competition's rows.
+        processes: that will train; the table's rows have to fill a batch of each. By default that is not
+            checked here.
         seed: of the lexicon's vectors and the clusters.
         force: redo finished work, and start unfinished work over.
         verify: read through what is finished, compare checksums, and make nothing.
@@ -60,6 +65,7 @@ class PreprocessSettings:
     workers: PositiveInt = 1
     bad_rows: Literal["stop", "skip"] = "stop"
     max_bad_rows: NonNegativeInt = 1000
+    processes: PositiveInt | None = None
     seed: Seed = 2020
     force: bool = False
     verify: bool = False
@@ -105,6 +111,26 @@ def is_finished(data: Path, choices: dict[str, object], dictionary: UserDictiona
     return True
 
 
+def check_trainable(settings: PreprocessSettings) -> None:
+    """See that the stages to come can train on what was written.
+
+    Raises:
+        UserError: they cannot, which is better said now than after the hours of stage 2.
+    """
+    info = Path(settings.data_dir) / "info"
+    corpus, vocabulary = Corpus.open(info), Vocabulary.read(info / "vocabulary")
+    try:
+        check_negatives(corpus)
+        for stage in STAGES if settings.processes else ():
+            tokens = corpus.tokens.drop(vocabulary.unknown) if stage.kind == "encoder" else corpus.tokens
+            rows = len(find_rows_with_words(corpus, tokens))
+            recipe = stage.recipes[settings.size]
+            batch_size = fit_batch_size(recipe.batch_size, rows, settings.processes, settings.size)
+            check_batch_size(batch_size, rows, settings.processes, stage.name)
+    except UserError as error:
+        raise UserError(f"{settings.data_dir} cannot be trained on: {error}") from None
+
+
 def preprocess(settings: PreprocessSettings, table: Table) -> None:
     """Do what is not finished.
 
@@ -122,6 +148,7 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     )
     if not settings.force and is_finished(data, choices, dictionary, table):
         ingest.forget()
+        check_trainable(settings)
         print(f"{features} and {info} are finished; '--force' redoes them")
         return
     extractor = read_extractor(data)
@@ -144,6 +171,7 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     save_vocabulary(info / "vocabulary", vocabulary, words)
     query_ids = np.fromiter(contents.texts, np.int64)
     write_info(info, contents.join_columns(), query_ids, texts, vocabulary, words, settings.seed)
+    check_trainable(settings)
     names = [*INFO_FILES, *([BAD_ROWS] if bad_rows else [])]
     if extractor:
         write_extractor(info, extractor)

@@ -61,13 +61,18 @@ class Size:
     Args:
         lexicon_width: E of a lexicon's word vectors; those of a BERT have their own.
         ff: inner width of the encoder's feed-forward layer.
+        fits_batch: whether the batch size is lowered where a table's rows do not fill a batch.
     """
 
     lexicon_width: int
     ff: int
+    fits_batch: bool
 
 
-SIZES = {"full": Size(lexicon_width=1024, ff=4096), "small": Size(lexicon_width=128, ff=512)}
+SIZES = {
+    "full": Size(lexicon_width=1024, ff=4096, fits_batch=False),
+    "small": Size(lexicon_width=128, ff=512, fits_batch=True),
+}
 """``full`` is the published model, ``small`` is for thousands of rows and a CPU."""
 
 

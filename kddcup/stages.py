@@ -25,6 +25,7 @@ class Stage:
         parts: the model's children that are parts of a checkpoint; none where all of it is ``model``.
         recipes: by size.
         published_epoch: the one to use of checkpoints that have no config, as the published ones.
+        explains: whether its validation.py takes ``--explain``, for the evaluation page.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     parts: tuple[str, ...]
     recipes: Mapping[str, Recipe]
     published_epoch: int | None = None
+    explains: bool = False
 
     def build(self, config: ModelConfig) -> "Matcher":
         """Make the stage's model; its parameters are random."""
@@ -72,6 +74,7 @@ STAGES = (
             "small": MatcherRecipe(batch_size=32, rate=3e-4, encoder_rate=3e-5, epochs=10, use_epoch=3),
         },
         published_epoch=5,
+        explains=True,
     ),
     Stage(
         name="model2",
@@ -111,4 +114,6 @@ def build(name: str, config: ModelConfig) -> "Matcher":
 
 
 if __name__ == "__main__":
-    print(*(stage.name for stage in matchers()))
+    # For main.sh: each matcher, and the flags that its validation.py takes there.
+    for stage in matchers():
+        print(stage.name, *(["--explain"] if stage.explains else []))

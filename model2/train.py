@@ -50,6 +50,7 @@ def main() -> None:
     with launch(settings) as process:
         # Data: rows of the table, each with a negative query and a negative image.
         data = TrainingData.open(settings.data_dir)
+        settings = data.fit_batch(settings, data.corpus.tokens, process)
         sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed)
         loader = TrainLoader(
             data.corpus,

@@ -59,6 +59,7 @@ def main() -> None:
         # Data: the rows whose query has words that the vocabulary knows.
         data = TrainingData.open(settings.data_dir)
         tokens = data.corpus.tokens.drop(data.vocabulary.unknown)
+        settings = data.fit_batch(settings, tokens, process)
         loader = TrainLoader(
             data.corpus,
             data.store,

@@ -58,6 +58,13 @@ def write_corpus(folder, texts=TEXTS, query_ids=QUERY_IDS, rows=ROWS):
     return vocabulary
 
 
+def read_texts(folder, pickle, name):
+    """The texts of a column of ``DATA/info``."""
+    columns = read_pickle(folder / pickle, "x")
+    texts = Ragged(columns[name], columns[f"{name}_offsets"])
+    return [texts.decode(i) for i in range(len(texts))]
+
+
 def queries_of(groups):
     """{query: group} as the listing by group has it."""
     return {query: i for i in range(len(groups)) for query in groups[i].tolist()}
@@ -79,7 +86,7 @@ def test_rows_name_their_query_and_product(tmp_path):
     corpus = Corpus.open(tmp_path)
     assert corpus.query_ids[corpus.row_query].tolist() == [query for query, _ in ROWS]
     assert corpus.row_product.tolist() == [product for _, product in ROWS]
-    assert [corpus.texts.decode(i) for i in range(len(TEXTS))] == TEXTS
+    assert read_texts(tmp_path, "query2product2.pkl", "text") == TEXTS
 
 
 def test_the_products_of_a_query_are_ascending_and_distinct(tmp_path):
@@ -101,7 +108,7 @@ def test_the_head_class_of_a_query_is_its_last_word(tmp_path):
     write_corpus(tmp_path)
     corpus = Corpus.open(tmp_path)
     heads = ["dress", "dress", None, "jacket", "women", "jacket", "women", "blue"]
-    names = [corpus.head_classes.decode(i) for i in range(len(corpus.head_classes))]
+    names = read_texts(tmp_path, "data_info2.pkl", "head_class_name")
     assert sorted(names) == ["blue", "dress", "jacket", "women"]
     assert [names[i] if i >= 0 else None for i in corpus.head_class] == heads
     for i, name in enumerate(names):

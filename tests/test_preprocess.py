@@ -19,6 +19,7 @@ from kddcup.table.table import Table
 from kddcup.text.bert import read_bert
 from kddcup.text.lexicon import build_lexicon
 from tests.conftest import DIM, ROOT, assert_one_line_error, run_script, table_row, write_table
+from tests.test_corpus import read_texts
 
 FIRST = table_row(5, 10, "red dress", 3)
 OUTSIDE = np.array([[10, 10, 60, 60], [-1, 0, 50, 50], [0, 0, 50, 401], [0, 0, 200, 400]], np.float32)
@@ -121,7 +122,7 @@ def test_queries_have_their_first_text_and_all_their_products(finished):
     corpus = open_info(finished[0]).corpus
     assert corpus.query_ids.tolist() == [10, 11, 12, 14, 13]
     texts = ["red dress", "blue dress", "red jacket", "blue jacket", "the of"]
-    assert [corpus.texts.decode(i) for i in range(5)] == texts
+    assert read_texts(finished[0] / "info", "query2product2.pkl", "text") == texts
     assert [corpus.products[i].tolist() for i in range(5)] == [[3, 5, 9], [3], [5], [5, 8], [9]]
     assert (corpus.head_class >= 0).tolist() == [True] * 4 + [False]
     assert corpus.row_product.tolist() == [row["product_id"] for row in ROWS]
@@ -129,7 +130,7 @@ def test_queries_have_their_first_text_and_all_their_products(finished):
 
 def test_the_vocabulary_is_the_lexicon_of_the_distinct_queries_at_the_sizes_width(finished):
     info = open_info(finished[0])
-    texts = [info.corpus.texts.decode(i) for i in range(5)]
+    texts = read_texts(finished[0] / "info", "query2product2.pkl", "text")
     vocabulary, words = build_lexicon(texts, 128, seed=2020)
     assert info.vocabulary.tokens == vocabulary.tokens
     np.testing.assert_array_equal(info.words.vectors, words.vectors)
@@ -159,7 +160,8 @@ def test_a_bert_folder_gives_the_vocabulary(with_bert, bert_folder):
     np.testing.assert_array_equal(info.words.vectors, words.vectors)
     np.testing.assert_array_equal(info.words.norm_bias, words.norm_bias)
     assert info.corpus.tokens[2].tolist() == vocabulary.encode("red jacket")
-    assert info.corpus.head_classes.decode(info.corpus.head_class[2]) == "jacket"
+    names = read_texts(with_bert / "info", "data_info2.pkl", "head_class_name")
+    assert names[info.corpus.head_class[2]] == "jacket"
 
 
 def test_a_feature_too_large_for_float16_is_refused(tmp_path):
@@ -337,3 +339,57 @@ def test_converting_processes_start_after_pytorch_has_worked(tmp_path):
     )
     done = run_script(".", "-c", program, table, tmp_path / "features")
     assert done.returncode == 0, done.stderr
+
+
+def train_rows(count, queries):
+    """So many rows of queries that share a word, each of a product of its own."""
+    return [table_row(i, i % queries, f"dress {'abc'[i % queries]}{i % queries}") for i in range(count)]
+
+
+# The training rows, further flags, and what the one line says.
+UNTRAINABLE = {
+    "a query lists all products": (
+        [*train_rows(4, 1), table_row(2, 5, "dress")],
+        (),
+        "query 0 lists every product there is",
+    ),
+    "more processes than rows": (
+        train_rows(3, 3),
+        ("--processes", 4),
+        "multilabel: 3 training rows with words do not fill one batch of 1 in each of 4 processes",
+    ),
+    "the full size": (
+        train_rows(40, 3),
+        ("--size", "full", "--processes", 2),
+        "multilabel: 40 training rows with words do not fill one batch of 200 in each of 2 processes",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNTRAINABLE)
+def test_a_table_that_no_later_stage_could_train_on_is_refused_in_stage_1(tmp_path, case):
+    rows, flags, expected = UNTRAINABLE[case]
+    write_table(tmp_path / "train" / "train.tsv", rows)
+    assert_one_line_error(run(tmp_path, *flags), f"{tmp_path} cannot be trained on", expected)
+    assert not (tmp_path / "info" / MARKER).exists()
+
+
+def test_finished_work_is_refused_for_more_processes_than_it_has_rows(copied):
+    assert "finished" in run(copied, "--processes", 2).stdout
+    assert_one_line_error(run(copied, "--processes", 50), "in each of 50 processes")
+
+
+def test_a_table_as_editors_save_it_gives_the_same_files(finished, tmp_path):
+    content = (finished[0] / "train" / "train.tsv").read_bytes()
+    path = tmp_path / "train" / "train.tsv"
+    path.parent.mkdir()
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\r\n\n")
+    done = run(tmp_path, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    expected, found = contents(finished[0]), contents(tmp_path)
+    assert expected.keys() == found.keys()
+    assert {name for name in found if found[name] != expected[name]} == {
+        Path(folder, MARKER) for folder in ("features", "info")
+    }
+    assert "are finished" in run(tmp_path).stdout

@@ -21,12 +21,10 @@ def corpus_of(queries, rows):
         row_query=np.array(rows),
         row_product=products.values[products.offsets[:-1]][rows],
         query_ids=1000 + np.arange(len(queries)),
-        texts=Ragged.from_texts([""] * len(queries)),
         products=products,
         tokens=Ragged.from_lists([[4] if head >= 0 else [] for head in heads], np.int64),
         head_class=heads,
         cluster=clusters,
-        head_classes=Ragged.from_texts([""] * (heads.max() + 1)),
         by_head_class=Ragged.group(heads, int(heads.max()) + 1),
         by_cluster=Ragged.group(clusters, int(clusters.max()) + 1),
     )
@@ -113,7 +111,7 @@ def test_a_negative_image_is_never_a_product_of_the_anchor(rule):
 
 @BOTH
 def test_a_negative_query_may_itself_list_the_positive_product(rule):
-    queries, _ = drawn([(0, 0, [1]), (0, 0, [1, 2])], rule)
+    queries, _ = drawn([(0, 0, [1]), (0, 0, [1, 2]), (-1, -1, [3])], rule)
     assert (queries == 1).all()
 
 
@@ -170,11 +168,11 @@ def test_a_query_that_lists_nearly_all_gets_what_is_left(rule):
 
 @BOTH
 def test_a_query_that_lists_every_product_is_a_users_error(rule):
-    corpus = corpus_of([(0, 0, [1, 2]), (0, 0, [1])], [0, 1])
-    sampler = NegativeSampler(corpus, rule, 0)
-    assert sampler.draw(np.array([1]), 0)[1].tolist() == [2]
+    queries = [(0, 0, [1, 2]), (0, 0, [1])]
     with pytest.raises(UserError, match="query 1000 lists every product"):
-        sampler.draw(np.array([0]), 0)
+        NegativeSampler(corpus_of(queries, [1]), rule, 0)
+    without_words = [(-1, -1, [1, 2]), (0, 0, [1]), (0, 0, [1])]
+    assert NegativeSampler(corpus_of(without_words, [1]), rule, 0).draw(np.array([0]), 0)[1].tolist() == [2]
 
 
 @BOTH

@@ -1,4 +1,5 @@
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import kddcup.text.lexicon
 from kddcup.data.batch import TokenBatch
+from kddcup.data.corpus import cluster_queries
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
 from kddcup.text.bert import read_bert
@@ -169,6 +171,38 @@ def test_texts_without_a_repeated_word_make_no_lexicon():
         build_lexicon(["red dress", "blue coat", "the of", "the of"], 6, seed=0)
 
 
+@pytest.mark.parametrize(
+    "texts", [["dress", "red dress"], ["red dress"] * 2, ["red dress"] * 60, ["red blue", "blue red"]]
+)
+def test_a_lexicon_of_few_words_warns_of_nothing(texts, recwarn):
+    vocabulary, words = build_lexicon(texts, 6, seed=0)
+    assert np.isfinite(words.vectors).all()
+    cluster_queries(Ragged.from_lists(map(vocabulary.encode, texts), np.int32), words.vectors, seed=0)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_64_words_of_a_query_occur_together_and_all_are_in_the_lexicon(capsys):
+    long = " ".join(f"word{i}" for i in range(100))
+    vocabulary, words = build_lexicon([long, long, "word80 dress", "word80 dress"], 200, seed=0)
+    assert len(vocabulary) == 4 + 100 + 1
+    assert "2 queries have more than 64 words: the first 64 count" in capsys.readouterr().out
+    first, last, late, dress = (
+        vocabulary.tokens.index(word) for word in ("word0", "word63", "word80", "dress")
+    )
+    likeness = cosines(words.vectors[[first, last, late, dress], 1:])
+    np.testing.assert_allclose(likeness, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], atol=1e-4)
+
+
+def test_a_query_of_ten_thousand_words_takes_little_memory():
+    words = " ".join(f"word{i}" for i in range(10_000))
+    tracemalloc.start()
+    vocabulary, _ = build_lexicon([words] * 3, 8, seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(vocabulary) == 10_004
+    assert peak < 100e6  # all pairs of words are 800 MB
+
+
 def test_a_single_word_makes_a_lexicon():
     vocabulary, words = build_lexicon(["dress", "red dress"], 6, seed=0)
     assert vocabulary.tokens[4:] == ["dress"]
@@ -240,7 +274,7 @@ def test_vocabulary_ids_of_bert_are_the_lines_of_its_file(bert_folder):
 
 def test_a_folder_with_nothing_but_vocab_txt_gives_a_vocabulary(bert_folder, tmp_path):
     lines = (bert_folder / "vocab.txt").read_text().splitlines()
-    (tmp_path / "vocab.txt").write_bytes("\r\n".join([*lines, ""]).encode())
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join([*lines, ""]).encode("utf-8-sig"))
     assert Vocabulary.read(tmp_path).encode("Red dress") == [6, 8]
     with pytest.raises(UserError, match=r"word_embeddings\.weight.*BERT's weights"):
         read_bert(str(tmp_path))
@@ -298,11 +332,39 @@ def test_a_checkpoint_with_fewer_vectors_than_tokens_is_refused(bert_folder, tmp
         read_bert(str(tmp_path))
 
 
-def test_weights_that_hold_code_are_refused(bert_folder, tmp_path):
+WORDS = "embeddings.word_embeddings.weight"
+BOTH, BIN = ("safetensors", "bin"), ("bin",)
+# What stands for the word embeddings, in which files it can, and what the error says.
+NO_WEIGHTS = {
+    "code": (lambda vectors: print, BIN, "no checkpoint that can be read safely"),
+    "a text": (lambda vectors: "x", BIN, "is no tensor"),
+    "integers": (lambda vectors: vectors.long(), BOTH, "is of torch.int64"),
+    "complex numbers": (lambda vectors: vectors.to(torch.complex64), BOTH, "is of torch.complex64"),
+    "not finite": (lambda vectors: vectors / 0, BOTH, "not finite"),
+    "numbers that the file lacks": (lambda vectors: torch.zeros(1).expand(30_000_000, 8), BIN, "not dense"),
+    "a sparse tensor": (lambda vectors: vectors.to_sparse(), BIN, "no checkpoint that can be read safely"),
+    "a meta tensor": (lambda vectors: vectors.to("meta"), BIN, "no checkpoint that can be read safely"),
+    "one dimension": (lambda vectors: vectors.flatten(), BOTH, "shapes"),
+    "another width": (lambda vectors: vectors[:, :4].clone(), BOTH, "shapes"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, (_, kinds, _) in NO_WEIGHTS.items() for kind in kinds]
+)
+def test_what_is_no_word_embeddings_is_refused_in_one_line(bert_folder, tmp_path, name, kind):
+    change, _, expected = NO_WEIGHTS[name]
+    tensors = load_file(bert_folder / "model.safetensors")
+    tensors[WORDS] = change(tensors[WORDS])
     shutil.copy(bert_folder / "vocab.txt", tmp_path)
-    torch.save({"embeddings.word_embeddings.weight": print}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin is no checkpoint that can be read safely"):
+    if kind == "bin":
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    else:
+        save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=expected) as caught:
         read_bert(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("tokens", [["[PAD]", "[UNK]", "[CLS]", "red"], ["red", *SPECIALS]])

@@ -1,3 +1,4 @@
+import gzip
 import io
 import sys
 
@@ -85,14 +86,60 @@ def test_columns_are_found_by_name_and_others_ignored(tmp_path):
     np.testing.assert_array_equal(row.features, expected.features)
 
 
-def test_lines_may_end_in_crlf_and_the_last_without_any_which_is_said(tmp_path, capsys):
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda content: b"\xef\xbb\xbf" + content,
+        lambda content: content.replace(b"\n", b"\r\n"),
+        lambda content: content + b"\n\r\n \t\n\n",
+        lambda content: content + b"\n" * 1000,
+        lambda content: content + b"  ",
+        lambda content: b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n") + b"\r\n",
+    ],
+    ids=["byte-order mark", "CRLF", "blank lines", "many blank lines", "blanks", "all of them"],
+)
+def test_a_table_as_editors_save_it_reads_like_the_table(tmp_path, capsys, save, packed):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red"), table_row(2, 11, "blue")])
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").removesuffix(b"\r\n"))
-    assert [(row.query, row.query_id) for row in rows_of(path)] == [("red", 10), ("blue", 11)]
+    content = save(path.read_bytes())
+    path.write_bytes(content)
+    if packed:
+        path = path.rename(tmp_path / "t.tsv.gz")
+        path.write_bytes(gzip.compress(content))
+    rows = rows_of(path)
+    assert [(row.product_id, row.query, row.query_id) for row in rows] == [(1, "red", 10), (2, "blue", 11)]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("blank", "expected"),
+    [
+        (b"\n", "line 3: expected 9 tab-separated fields, found 1"),
+        (b"\n" * 5000, "more than 1,000 blank lines from byte"),
+    ],
+)
+def test_blank_lines_before_a_row_are_no_rows(tmp_path, blank, expected):
+    path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red")])
+    row = path.read_bytes().splitlines(keepends=True)[1]
+    path.write_bytes(path.read_bytes() + blank + row)
+    assert expected in error_of(path)
+
+
+def test_a_last_line_without_an_end_is_read_which_is_said(tmp_path, capsys):
+    path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red"), table_row(2, 11, "blue")])
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    assert [row.query_id for row in rows_of(path)] == [10, 11]
     assert "t.tsv: the last line has no end; see that it is whole" in capsys.readouterr().err
-    path.write_bytes(path.read_bytes() + b"\r\n")
-    rows_of(path)
-    assert "last line" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [-(2**63), -1, 0, 10**18, 2**63 - 1])
+def test_ids_have_64_bits(tmp_path, number):
+    (row,) = rows_of(
+        write_table(
+            tmp_path / "t.tsv", [{**table_row(5, 6, "red"), "product_id": number, "query_id": number}]
+        )
+    )
+    assert (row.product_id, row.query_id) == (number, number)
 
 
 def test_the_features_of_a_known_image_are_not_decoded_again_and_those_of_any_other_are(tmp_path):

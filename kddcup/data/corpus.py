@@ -21,8 +21,9 @@ from kddcup.text.vocabulary import Vocabulary, WordVectors, load_word_vectors
 
 MAX_CLUSTERS = 1000
 CLUSTER_CHUNK = 20_000
-"""Queries per step of k-means; at least as many as there may be clusters."""
+"""The queries per step of k-means; at least as many as there may be clusters."""
 QUERIES_PER_CLUSTER = 10
+"""The fewest queries to a cluster, on average."""
 MADE_BY = "python preprocess.py"
 INFO_FILES = (
     "data.pkl",
@@ -32,7 +33,7 @@ INFO_FILES = (
     "vocabulary/vocabulary.json",
     "vocabulary/vectors.npz",
 )
-"""Of ``DATA/info``; its marker also says what stage 1 was given."""
+"""The files of ``DATA/info``; its marker also has the settings of stage 1."""
 BAD_ROWS = "bad_rows.tsv"
 """The list of skipped rows, which is in ``DATA/info`` too where stage 1 was to skip some."""
 
@@ -42,20 +43,18 @@ class Corpus:
     """Rows (a query and a product that was found under it), queries, and the groups that negatives come from.
 
     Per row: ``row_query`` [N] index of the row's query, ``row_product`` [N] product id. Per query:
-    ``query_ids`` [Q], ``texts``, ``products`` (its product ids, ascending and distinct), ``tokens``,
-    ``head_class`` [Q] and ``cluster`` [Q], both −1 where no word is left. ``head_classes`` names the head
-    classes; ``by_head_class`` and ``by_cluster`` list the queries of each.
+    ``query_ids`` [Q], ``products`` (its product ids, ascending and distinct), ``tokens``, ``head_class`` [Q]
+    and ``cluster`` [Q], both −1 where no word is left. ``by_head_class`` and ``by_cluster`` list the queries
+    of each class and cluster.
     """
 
     row_query: np.ndarray
     row_product: np.ndarray
     query_ids: np.ndarray
-    texts: Ragged
     products: Ragged
     tokens: Ragged
     head_class: np.ndarray
     cluster: np.ndarray
-    head_classes: Ragged
     by_head_class: Ragged
     by_cluster: Ragged
 
@@ -76,14 +75,12 @@ class Corpus:
                 row_query=IdIndex(query_ids).find(table["query_id"]),
                 row_product=table["product_id"],
                 query_ids=query_ids,
-                texts=_unpacked(queries, "text"),
-                products=_unpacked(queries, "product_id"),
-                tokens=_unpacked(queries, "token"),
+                products=_unpack(queries, "product_id"),
+                tokens=_unpack(queries, "token"),
                 head_class=queries["head_class"],
                 cluster=queries["cluster"],
-                head_classes=_unpacked(groups, "head_class_name"),
-                by_head_class=_unpacked(groups, "head_class_query"),
-                by_cluster=_unpacked(groups, "cluster_query"),
+                by_head_class=_unpack(groups, "head_class_query"),
+                by_cluster=_unpack(groups, "cluster_query"),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(f"{folder} lacks {error}: make it anew with '{MADE_BY} --force'") from None
@@ -150,11 +147,11 @@ def write_info(
         words: give the query's mean vector, which k-means clusters.
         seed: of k-means.
     """
-    tokens = Ragged.from_lists(map(vocabulary.encode, _with_progress(texts, "tokens")), np.int32)
+    tokens = Ragged.from_lists(map(vocabulary.encode, _show_progress(texts, "tokens")), np.int32)
     has_words = tokens.lengths > 0
     names: dict[str, int] = {}
     head_class = np.full(len(texts), -1, np.int32)
-    for i, text in enumerate(_with_progress(texts, "head classes")):
+    for i, text in enumerate(_show_progress(texts, "head classes")):
         heads = content_words(text, vocabulary.dictionary)
         if has_words[i]:
             head_class[i] = names.setdefault(heads[-1] if heads else "", len(names))
@@ -164,9 +161,9 @@ def write_info(
         folder / "query2product2.pkl",
         {
             "query_id": query_ids,
-            **_packed("text", Ragged.from_texts(texts)),
-            **_packed("product_id", _products_of_queries(query_ids, table)),
-            **_packed("token", tokens),
+            **_pack("text", Ragged.from_texts(texts)),
+            **_pack("product_id", _list_products(query_ids, table)),
+            **_pack("token", tokens),
             "head_class": head_class,
             "cluster": cluster,
         },
@@ -174,16 +171,16 @@ def write_info(
     write_pickle(
         folder / "data_info2.pkl",
         {
-            "lexicon": _packed("token", Ragged.from_texts(vocabulary.tokens)),
-            **_packed("head_class_name", Ragged.from_texts(names)),
-            **_packed("head_class_query", Ragged.group(head_class, len(names))),
-            **_packed("cluster_query", Ragged.group(cluster, int(cluster.max(initial=-1)) + 1)),
+            "lexicon": _pack("token", Ragged.from_texts(vocabulary.tokens)),
+            **_pack("head_class_name", Ragged.from_texts(names)),
+            **_pack("head_class_query", Ragged.group(head_class, len(names))),
+            **_pack("cluster_query", Ragged.group(cluster, int(cluster.max(initial=-1)) + 1)),
         },
     )
 
 
 def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarray:
-    """k-means of the queries' mean word vectors, by ``partial_fit`` on chunks.
+    """Cluster the queries' mean word vectors by k-means, by ``partial_fit`` on chunks.
 
     Args:
         tokens: the token ids of Q queries.
@@ -196,42 +193,42 @@ def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarra
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    worded = np.flatnonzero(tokens.lengths)
+    with_words = np.flatnonzero(tokens.lengths)
     clusters = np.full(len(tokens), -1, np.int32)
-    if len(worded) == 0:
+    if len(with_words) == 0:
         return clusters
 
-    def means(queries: np.ndarray) -> np.ndarray:
-        taken = tokens.take(queries)
-        return np.add.reduceat(vectors[taken.values], taken.offsets[:-1]) / taken.lengths[:, None].astype(
-            np.float32
-        )
+    def average(queries: np.ndarray) -> np.ndarray:
+        words = tokens.take(queries)
+        sums = np.add.reduceat(vectors[words.values], words.offsets[:-1])
+        return sums / words.lengths[:, None].astype(np.float32)
 
-    count = min(MAX_CLUSTERS, max(1, len(worded) // QUERIES_PER_CLUSTER))
+    count = min(MAX_CLUSTERS, max(1, len(with_words) // QUERIES_PER_CLUSTER))
     kmeans = MiniBatchKMeans(count, random_state=seed, n_init=1)
-    order = np.random.default_rng(seed).permutation(worded)
+    order = np.random.default_rng(seed).permutation(with_words)
+    chunks = -(-len(order) // CLUSTER_CHUNK)
     # Of equal sizes, so that no chunk is smaller than the number of clusters.
-    for chunk in _with_progress(np.array_split(order, -(-len(order) // CLUSTER_CHUNK)), "clusters"):
-        kmeans.partial_fit(means(np.sort(chunk)))
-    for chunk in _with_progress(np.array_split(worded, -(-len(worded) // CLUSTER_CHUNK)), "members"):
-        clusters[chunk] = kmeans.predict(means(chunk))
+    for chunk in _show_progress(np.array_split(order, chunks), "clusters"):
+        kmeans.partial_fit(average(np.sort(chunk)))
+    for chunk in _show_progress(np.array_split(with_words, chunks), "members"):
+        clusters[chunk] = kmeans.predict(average(chunk))
     return clusters
 
 
-def _products_of_queries(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
+def _list_products(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
     rows = IdIndex(query_ids).find(table["query_id"])
     pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(query_ids))
     return Ragged(pairs[1], np.concatenate([[0], np.cumsum(counts)]))
 
 
-def _packed(name: str, ragged: Ragged) -> dict[str, np.ndarray]:
+def _pack(name: str, ragged: Ragged) -> dict[str, np.ndarray]:
     return {name: ragged.values, f"{name}_offsets": ragged.offsets}
 
 
-def _unpacked(columns: dict[str, np.ndarray], name: str) -> Ragged:
+def _unpack(columns: dict[str, np.ndarray], name: str) -> Ragged:
     return Ragged(columns[name], columns[f"{name}_offsets"])
 
 
-def _with_progress(items: Iterable, name: str) -> Iterable:
+def _show_progress(items: Iterable, name: str) -> Iterable:
     return tqdm(items, desc=name, disable=None)

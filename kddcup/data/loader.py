@@ -9,7 +9,7 @@ import torch
 from prefetch_generator import BackgroundGenerator
 from torch.utils.data import DataLoader, Dataset
 
-from kddcup.config import TrainSettings
+from kddcup.config import SIZES, TrainSettings
 from kddcup.data.batch import Batch, TokenBatch
 from kddcup.data.corpus import Corpus
 from kddcup.data.sampling import NegativeSampler
@@ -18,8 +18,39 @@ from kddcup.io.errors import UserError, explain_error
 from kddcup.io.ragged import Ragged
 
 PREFETCHED = 2
+"""How many batches are ready while a step runs."""
 DEATH_SECONDS = 5.0
 """How long to wait for a process to be dead whose connections have failed."""
+
+
+def find_rows_with_words(corpus: Corpus, tokens: Ragged) -> np.ndarray:
+    """Find the training rows whose query has words in ``tokens``."""
+    return np.flatnonzero(tokens.lengths[corpus.row_query])
+
+
+def fit_batch_size(batch_size: int, rows: int, ranks: int, size: str) -> int:
+    """Lower a batch size to what a table's rows fill, at a size that allows it.
+
+    Args:
+        batch_size: rows per process, as a recipe has it.
+        rows: training rows with words.
+        ranks: processes.
+        size: of the models.
+    """
+    return max(1, min(batch_size, rows // ranks)) if SIZES[size].fits_batch else batch_size
+
+
+def check_batch_size(batch_size: int, rows: int, ranks: int, data_dir: str) -> None:
+    """See that a table's rows fill one batch.
+
+    Raises:
+        UserError: they do not.
+    """
+    if rows < batch_size * ranks:
+        raise UserError(
+            f"{data_dir}: {rows} training rows with words do not fill one batch of {batch_size} "
+            f"in each of {ranks} processes: train in fewer processes, or on more rows, or lower --batch_size"
+        )
 
 
 class TrainLoader:
@@ -57,13 +88,9 @@ class TrainLoader:
         self._accumulate = accumulate
         self._corpus, self._store, self._tokens, self._sampler = corpus, store, tokens, sampler
         self._settings, self._rank, self._ranks = settings, rank, ranks
-        self._rows = np.flatnonzero(tokens.lengths[corpus.row_query])
+        self._rows = find_rows_with_words(corpus, tokens)
         self._row_image = store.positions(corpus.row_product)
-        if len(self) == 0:
-            raise UserError(
-                f"{settings.data_dir}: {len(self._rows)} training rows with words do not fill one batch of "
-                f"{settings.batch_size} in each of {ranks} processes: lower --batch_size"
-            )
+        check_batch_size(settings.batch_size, len(self._rows), ranks, settings.data_dir)
 
     def __len__(self) -> int:
         """Batches per epoch and rank."""

@@ -9,7 +9,9 @@ from kddcup.data.corpus import Corpus
 from kddcup.io.errors import UserError
 
 HEAD_CLASS_SHARE = 0.8
+"""How often the head class is drawn from, and not the cluster."""
 REFUSALS = 20
+"""How many draws of a group may be refused before the next group is tried."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,16 @@ class NegativeSampler:
         seed: of the run.
 
     Raises:
-        UserError: fewer than two queries have words.
+        UserError: as :func:`check_negatives`.
     """
 
     def __init__(self, corpus: Corpus, rule: NegativeRule, seed: int) -> None:
+        check_negatives(corpus)
         self._corpus, self._rule, self._seed = corpus, rule, seed
         self._all = np.flatnonzero(corpus.tokens.lengths)
-        if len(self._all) < 2:
-            raise UserError(
-                "negatives need at least two training queries with words: check the table and --tokenizer"
-            )
 
     def draw(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Negatives of rows.
+        """Draw negatives of rows.
 
         Args:
             rows: [B] positions in the table; their queries have words.
@@ -58,9 +57,6 @@ class NegativeSampler:
         Returns:
             queries: [B] indices of other queries, each with words; they may list the row's product.
             products: [B] ids of products that the row's query does not list.
-
-        Raises:
-            UserError: a query lists every product there is.
         """
         drawn = [
             self._draw_row(np.random.default_rng([self._seed, epoch, row]), row) for row in rows.tolist()
@@ -78,7 +74,8 @@ class NegativeSampler:
         for _, product in self._candidates(rng, query, groups):
             if product not in own:
                 return negative_query, product
-        return negative_query, self._product_of_none(rng, query)
+        others = np.setdiff1d(self._corpus.products.values, self._corpus.products[query])
+        return negative_query, int(rng.choice(others))
 
     def _groups(self, rng: np.random.Generator, query: int) -> list[np.ndarray]:
         """The groups to try, in order."""
@@ -104,11 +101,22 @@ class NegativeSampler:
                 products = self._corpus.products[other]
                 yield other, int(products[rng.integers(len(products))])
 
-    def _product_of_none(self, rng: np.random.Generator, query: int) -> int:
-        others = np.setdiff1d(self._corpus.products.values, self._corpus.products[query])
-        if len(others) == 0:
-            raise UserError(
-                f"training query {self._corpus.query_ids[query]} lists every product there is: "
-                "it can have no negative image"
-            )
-        return int(rng.choice(others))
+
+def check_negatives(corpus: Corpus) -> None:
+    """See that each row can have a negative query and a negative image.
+
+    Raises:
+        UserError: fewer than two queries have words, or one that has lists every product.
+    """
+    with_words = np.flatnonzero(corpus.tokens.lengths)
+    if len(with_words) < 2:
+        raise UserError(
+            "negatives need at least two training queries with words: check the table and --tokenizer"
+        )
+    products = len(np.unique(corpus.products.values))
+    lists_all = with_words[corpus.products.lengths[with_words] == products]
+    if len(lists_all):
+        raise UserError(
+            f"training query {corpus.query_ids[lists_all[0]]} lists every product there is, "
+            "so that it can have no negative image: add rows of other queries, or take it out"
+        )

@@ -18,6 +18,9 @@ class Terminated(Exception):
 TERMINATED = 75
 """The exit code then, which by convention asks to try again later (EX_TEMPFAIL of sysexits.h)."""
 
+REPORTS = "KDDCUP_REPORTS"
+"""The variable of the environment that names a file for the last lines of the processes of a launcher."""
+
 
 def make_printable(text: str) -> str:
     """Make a text one line that is fit for a terminal, whoever chose its words."""
@@ -53,15 +56,23 @@ def _run(main: Callable[[], None]) -> int:
             traceback.print_exception(error)
         about_file = isinstance(error, OSError) and error.filename
         message = f"{error.filename}: {error.strerror}" if about_file else str(error)
-        print(f"error: {make_printable(message)}", file=sys.stderr)
+        _report(f"error: {make_printable(message)}")
         return 1
     except Terminated as saved:
-        print(saved, file=sys.stderr)
+        _report(str(saved))
         return TERMINATED
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _report("interrupted")
         return 1
     return 0
+
+
+def _report(line: str) -> None:
+    """Print how a script ended; also into the file that main.sh names, where a launcher has more to say."""
+    print(line, file=sys.stderr)
+    if path := os.environ.get(REPORTS):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
 
 def _end_at_once(main: Callable[[], None]) -> NoReturn:

@@ -1,6 +1,7 @@
 """What the rows of a table say, pictures aside, as one pass over it collects it."""
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,9 +106,14 @@ class Contents:
 
     def join_columns(self) -> dict[str, np.ndarray]:
         """Join the columns of all rows: the scalar ones by name, and class labels with their offsets."""
-        lengths = np.concatenate(self._lengths)
+        lengths = _join(self._lengths)
         return {
-            **{name: np.concatenate([part[name] for part in self._scalars]) for name in SCALAR_COLUMNS},
-            "class_label": np.concatenate(self._class_labels),
-            "class_label_offsets": np.concatenate([[0], np.cumsum(lengths)]),
+            **{name: _join(part[name] for part in self._scalars) for name in SCALAR_COLUMNS},
+            "class_label": _join(self._class_labels),
+            "class_label_offsets": _join([[0], np.cumsum(lengths)]),
         }
+
+
+def _join(parts: Iterable[np.ndarray]) -> np.ndarray:
+    # An array from another process has a type object of its own, which would change the bytes of a pickle.
+    return np.concatenate([*parts], dtype=np.int64)

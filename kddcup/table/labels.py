@@ -41,7 +41,7 @@ COMPETITION_LABELS = (
 )
 """The names of the competition's 33 labels, as released; a label is a place in this list."""
 MAX_DIGITS = 18
-"""Of a label, which is below 2^63."""
+"""The most digits of a label, which is below 2^63."""
 
 
 def read_labels(data_dir: Path) -> dict[int, str]:
@@ -54,7 +54,7 @@ def read_labels(data_dir: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     labels = {}
-    lines = path.read_bytes().decode(errors="replace").splitlines()
+    lines = path.read_bytes().decode("utf-8-sig", errors="replace").rstrip().splitlines()
     for number, line in enumerate(lines[1:], 2):
         label, _, name = line.partition("\t")
         if not label.isdecimal() or len(label) > MAX_DIGITS or not name:

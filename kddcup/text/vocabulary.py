@@ -104,8 +104,8 @@ class Vocabulary:
             )
         try:
             if (folder / "vocab.txt").is_file():
-                tokens = (folder / "vocab.txt").read_bytes().decode().removesuffix("\n").split("\n")
-                tokens = [token.rstrip("\r") for token in tokens]
+                content = (folder / "vocab.txt").read_bytes().decode("utf-8-sig")
+                tokens = [token.rstrip("\r") for token in content.removesuffix("\n").split("\n")]
             elif (folder / "tokenizer.json").is_file():
                 from tokenizers import Tokenizer
 

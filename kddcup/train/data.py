@@ -1,18 +1,21 @@
 """What a stage trains on, and the valid table that every epoch is scored on."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import xxhash
 
 from kddcup.config import SIZES, ModelConfig, TrainSettings
-from kddcup.data.corpus import Corpus, open_info
+from kddcup.data.corpus import Corpus, open_info, read_size
+from kddcup.data.loader import find_rows_with_words, fit_batch_size
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
 from kddcup.io.folders import read_marker
+from kddcup.io.ragged import Ragged
 from kddcup.nn.matcher import Matcher
 from kddcup.rank.predictions import check_answered, read_answers
 from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded
@@ -21,6 +24,9 @@ from kddcup.table.extractor import Extractor, check_same_extractor, read_extract
 from kddcup.table.table import Table
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 from kddcup.train.checkpoint import RunConfig
+from kddcup.train.processes import Process
+
+Settings = TypeVar("Settings", bound=TrainSettings)
 
 
 @dataclass
@@ -76,6 +82,24 @@ class TrainingData:
         return RunConfig(
             size, model, self.vocabulary.to_dict(), asdict(settings), self.digest(), self.extractor
         )
+
+    def fit_batch(self, settings: Settings, tokens: Ragged, process: Process) -> Settings:
+        """Lower the batch size where the table's rows do not fill a batch, at a size that allows it; says so.
+
+        Args:
+            settings: of the run.
+            tokens: token ids of the queries that the stage reads.
+            process: gives the ranks.
+        """
+        rows = len(find_rows_with_words(self.corpus, tokens))
+        size = read_size(settings.data_dir)
+        batch_size = fit_batch_size(settings.batch_size, rows, process.ranks, size)
+        if batch_size < settings.batch_size:
+            process.say(
+                f"{settings.data_dir} has {rows} training rows with words: "
+                f"--batch_size is {batch_size}, not {settings.batch_size}"
+            )
+        return replace(settings, batch_size=batch_size)
 
     def count(self, model: Matcher) -> dict[str, int]:
         """How much there is to train on, and how many valid queries have no word that the model reads."""
