@@ -5,7 +5,7 @@ import sklearn.cluster
 import kddcup.data.corpus
 from kddcup.data.corpus import INFO_FILES, Corpus, cluster_queries, open_info, read_size, write_info
 from kddcup.io.errors import UserError
-from kddcup.io.files import read_pickle
+from kddcup.io.files import read_pickle, write_pickle
 from kddcup.io.folders import MARKER, write_marker
 from kddcup.io.ragged import Ragged
 from kddcup.text.lexicon import build_lexicon
@@ -250,7 +250,30 @@ def test_a_pickle_that_is_another_one_is_a_users_error(tmp_path, name):
     write_corpus(tmp_path)
     other = PICKLES[PICKLES.index(name) - 1]
     (tmp_path / name).write_bytes((tmp_path / other).read_bytes())
-    with pytest.raises(UserError, match=r"lacks .*python preprocess\.py --force"):
+    with pytest.raises(UserError, match=r"it has no column .*python preprocess\.py --force"):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("data.pkl", "product_id", np.zeros(1, np.int64)),
+        ("query2product2.pkl", "query_id", np.zeros(0, np.int64)),
+        ("query2product2.pkl", "cluster", np.zeros((5, 1), np.int32)),
+        ("query2product2.pkl", "cluster", np.full(5, 99, np.int32)),
+        ("query2product2.pkl", "head_class", np.full(5, -2, np.int32)),
+        ("query2product2.pkl", "head_class", np.zeros(5, np.float32)),
+        ("query2product2.pkl", "text", "red dress"),
+        ("query2product2.pkl", "token_offsets", np.array([0, 9, 1, 1, 1, 9])),
+        ("query2product2.pkl", "token_offsets", np.zeros(0, np.int64)),
+        ("data_info2.pkl", "cluster_query", np.array([10**9])),
+    ],
+)
+def test_columns_that_do_not_fit_each_other_are_refused(tmp_path, name, column, value):
+    write_corpus(tmp_path)
+    content = read_pickle(tmp_path / name, "x")
+    write_pickle(tmp_path / name, {**content, column: value})
+    with pytest.raises(UserError, match=r"make it anew with 'python preprocess\.py --force'"):
         Corpus.open(tmp_path)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -63,27 +64,45 @@ class Corpus:
         """Read ``DATA/info``.
 
         Raises:
-            UserError: a file is absent, torn, or lacks a column.
+            UserError: a file is absent or torn, lacks a column, or does not fit the others.
         """
         folder = Path(folder)
+        table = read_pickle(folder / "data.pkl", MADE_BY)
+        queries = read_pickle(folder / "query2product2.pkl", MADE_BY)
+        groups = read_pickle(folder / "data_info2.pkl", MADE_BY)
         try:
-            table = read_pickle(folder / "data.pkl", MADE_BY)
-            queries = read_pickle(folder / "query2product2.pkl", MADE_BY)
-            groups = read_pickle(folder / "data_info2.pkl", MADE_BY)
-            query_ids = queries["query_id"]
-            return cls(
-                row_query=IdIndex(query_ids).find(table["query_id"]),
-                row_product=table["product_id"],
+            query_ids = _get_column(queries, "query_id")
+            corpus = cls(
+                row_query=_find_queries(query_ids, _get_column(table, "query_id")),
+                row_product=_get_column(table, "product_id"),
                 query_ids=query_ids,
                 products=_unpack(queries, "product_id"),
                 tokens=_unpack(queries, "token"),
-                head_class=queries["head_class"],
-                cluster=queries["cluster"],
+                head_class=_get_column(queries, "head_class"),
+                cluster=_get_column(queries, "cluster"),
                 by_head_class=_unpack(groups, "head_class_query"),
                 by_cluster=_unpack(groups, "cluster_query"),
             )
-        except (KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{folder} lacks {error}: make it anew with '{MADE_BY} --force'") from None
+            corpus._check()
+        except ValueError as error:
+            raise UserError(f"{folder}: {error}; make it anew with '{MADE_BY} --force'") from None
+        return corpus
+
+    def _check(self) -> None:
+        """See that the columns fit each other, whoever wrote them.
+
+        Raises:
+            ValueError: they do not.
+        """
+        count = len(self.query_ids)
+        per_query = (self.products, self.tokens, self.head_class, self.cluster)
+        if len(self.row_product) != len(self.row_query) or any(len(column) != count for column in per_query):
+            raise ValueError("its columns are of different lengths")
+        for group, members in ((self.head_class, self.by_head_class), (self.cluster, self.by_cluster)):
+            if group.min() < -1 or group.max() >= len(members):
+                raise ValueError("a query is of a group that is not there")
+            if members.values.min(initial=0) < 0 or members.values.max(initial=0) >= count:
+                raise ValueError("a group has a query that is not there")
 
 
 @dataclass
@@ -215,6 +234,20 @@ def cluster_queries(tokens: Ragged, vectors: np.ndarray, seed: int) -> np.ndarra
     return clusters
 
 
+def _get_column(columns: dict[str, Any], name: str) -> np.ndarray:
+    column = columns.get(name)
+    if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in "iu":
+        raise ValueError(f"it has no column {name} of whole numbers")
+    return column
+
+
+def _find_queries(query_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    try:
+        return IdIndex(query_ids).find(wanted)
+    except KeyError as absent:
+        raise ValueError(f"its query {absent} has no text") from None
+
+
 def _list_products(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
     rows = IdIndex(query_ids).find(table["query_id"])
     pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
@@ -226,8 +259,16 @@ def _pack(name: str, ragged: Ragged) -> dict[str, np.ndarray]:
     return {name: ragged.values, f"{name}_offsets": ragged.offsets}
 
 
-def _unpack(columns: dict[str, np.ndarray], name: str) -> Ragged:
-    return Ragged(columns[name], columns[f"{name}_offsets"])
+def _unpack(columns: dict[str, Any], name: str) -> Ragged:
+    values, offsets = _get_column(columns, name), _get_column(columns, f"{name}_offsets")
+    if (
+        not len(offsets)
+        or offsets[0] != 0
+        or offsets[-1] != len(values)
+        or (offsets[1:] < offsets[:-1]).any()
+    ):
+        raise ValueError(f"its {name} are not those of {name}_offsets")
+    return Ragged(values, offsets)
 
 
 def _show_progress(items: Iterable, name: str) -> Iterable:

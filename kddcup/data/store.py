@@ -154,15 +154,13 @@ def open_array(path: Path, dimensions: int, *dtypes: str) -> np.ndarray:
     Raises:
         UserError: the file is torn, or holds something else.
     """
+    advice = "make it anew with 'python preprocess.py --force'"
     try:
         # Not numpy.load, which also opens zip files. A size beyond 64 bits is an error, not a warning.
         with np.errstate(over="raise"):
             mapped = np.lib.format.open_memmap(path, mode="r")
-        if mapped.ndim != dimensions or mapped.dtype not in map(np.dtype, dtypes):
-            raise ValueError(f"it is an array {list(mapped.shape)} of {mapped.dtype}")
     except Exception as error:  # what is wrong with a file shows itself in many ways
-        raise UserError(
-            f"{path} cannot be read ({explain_error(error)}): "
-            "make it anew with 'python preprocess.py --force'"
-        ) from None
+        raise UserError(f"{path} cannot be read ({explain_error(error)}): {advice}") from None
+    if mapped.ndim != dimensions or mapped.dtype not in map(np.dtype, dtypes):
+        raise UserError(f"{path} is an array {list(mapped.shape)} of {mapped.dtype}: {advice}")
     return mapped

@@ -90,18 +90,15 @@ def read_arrays(path: str | os.PathLike, made_by: str) -> dict[str, np.ndarray]:
         UserError: the file is absent, torn, or holds anything but arrays; ``made_by`` is the command named.
     """
     try:
-        _refuse_bomb(path)
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        # numpy.savez compresses nothing.
+        if unpacked > os.path.getsize(path):
+            raise ValueError("it would unpack to more than its own size")
         with np.load(path, allow_pickle=False) as entries:
             arrays = dict(entries)
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("it holds something else than arrays")
-        return arrays
     except Exception as error:  # what is wrong with a file shows itself in many ways
         raise UserError(f"{path} cannot be read ({explain_error(error)}): make it with '{made_by}'") from None
-
-
-def _refuse_bomb(path: str | os.PathLike) -> None:
-    """See that a zip file compresses nothing, as ``numpy.savez`` does not."""
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > os.path.getsize(path):
-            raise ValueError("it would unpack to more than its own size")
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise UserError(f"{path} holds something other than arrays: make it with '{made_by}'")
+    return arrays

@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
@@ -73,12 +73,13 @@ def read_marker(folder: Path, made_by: str) -> dict[str, Any]:
     """
     marker = folder / MARKER
     facts = read_json(marker, f"run '{made_by}'")
-    try:
-        sizes = {name: int(file["bytes"]) for name, file in facts["files"].items()}
-    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
-        raise UserError(f"{marker} does not say what is finished: run '{made_by} --force'") from None
-    for name, size in sizes.items():
-        path = folder / name
+    match facts:
+        case {"files": dict(files)} if all(map(_is_entry, files, files.values())):
+            pass
+        case _:
+            raise UserError(f"{marker} does not say what is finished: run '{made_by} --force'")
+    for name, file in files.items():
+        path, size = folder / name, file["bytes"]
         if not path.is_file():
             raise UserError(f"{path} does not exist: make it with '{made_by} --force'")
         if path.stat().st_size != size:
@@ -87,6 +88,13 @@ def read_marker(folder: Path, made_by: str) -> dict[str, Any]:
                 f"make it anew with '{made_by} --force'"
             )
     return facts
+
+
+def _is_entry(name: str, file: Any) -> bool:
+    """Whether a marker names a file within its folder and says how large it is."""
+    path = PurePosixPath(name)
+    is_inside = not path.is_absolute() and ".." not in path.parts
+    return is_inside and isinstance(file, dict) and isinstance(file.get("bytes"), int)
 
 
 def verify_checksums(folder: Path, made_by: str) -> None:

@@ -42,6 +42,8 @@ class IdIndex:
         Raises:
             KeyError: an id that is not there.
         """
+        if len(wanted) and not len(self._ids):
+            raise KeyError(int(wanted[0]))
         places = np.searchsorted(self._ids, wanted, sorter=self._order)
         found = self._order[np.minimum(places, len(self._order) - 1)]
         absent = self._ids[found] != wanted

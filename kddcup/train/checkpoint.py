@@ -28,6 +28,17 @@ from kddcup.text.vocabulary import END, START, Vocabulary
 
 CAPTION_TOKENS = {"start": START, "end": END}
 """The tokens whose ids a model has to know, by their fields of :class:`ModelConfig`."""
+WIDTHS = {
+    "region_dim": (1, 1 << 17),
+    "width": (4, 1 << 14),
+    "vocabulary": (1, 1 << 20),
+    "label_heads": (1, 64),
+    "ff": (1, 1 << 17),
+    "dropout": (0, 1),
+    "start": (1, 1 << 20),
+    "end": (1, 1 << 20),
+}
+"""The bounds of a model's widths, by the fields of :class:`ModelConfig`, in a checkpoint of any origin."""
 SAFETENSORS = ".safetensors"
 """The suffix of checkpoints in that format; those of all others are of PyTorch's."""
 MAX_LISTED = 20
@@ -72,9 +83,9 @@ class RunConfig:
         if not isinstance(config.size, str) or config.size not in SIZES:
             raise ValueError("size is none that there is")
         for width in fields(ModelConfig):
-            value = getattr(config.model, width.name)
-            if type(value) is not width.type or not (0 <= value <= 1 if width.type is float else value >= 1):
-                raise ValueError(f"{width.name} is no {width.type.__name__} that a model can have")
+            value, (least, most) = getattr(config.model, width.name), WIDTHS[width.name]
+            if type(value) is not width.type or not least <= value <= most:
+                raise ValueError(f"{width.name} is no {width.type.__name__} from {least:,} to {most:,}")
         if not isinstance(config.training, dict) or not isinstance(config.vocabulary, dict | None):
             raise TypeError("no settings by name")
         if not all(isinstance(name, str) and _is_setting(value) for name, value in config.training.items()):
@@ -149,11 +160,8 @@ class Checkpoint:
         Raises:
             UserError: as :meth:`load_into`, before memory of the size that the file names is taken.
         """
-        try:
-            with torch.device("meta"):
-                blank = stage.build(self.config.model)
-        except (ValueError, RuntimeError, TypeError) as error:
-            raise UserError(f"{self.path} names widths that no model has ({explain_error(error)})") from None
+        with torch.device("meta"):
+            blank = stage.build(self.config.model)
         try:
             self._check_fit(stage.name_parts(blank))
         except UserError:

@@ -55,24 +55,11 @@ def resume(
         return Progress()
     try:
         load_moments(optimizer, saved["optimizer"])
-        state = saved["state"]
-        if len(state["ranks"]) != process.ranks:
-            raise UserError(
-                f"{settings.checkpoints_dir} was trained by {len(state['ranks'])} processes, "
-                f"not {process.ranks}: resume with as many"
-            )
-        own = state["ranks"][process.rank]
-        set_random_state(own["random"], process.device)
-        losses = {name: copy_finite(value, (), process.device) for name, value in own["losses"].items()}
-        progress = Progress(int(state["epoch"]), int(state["step"]), losses)
-        if min(progress.epoch, progress.step) < 0:
-            raise ValueError("an epoch and a step are counted from 0")
-        if bool(losses) != bool(progress.step):
-            raise ValueError("the losses are not those of the steps")
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        progress = _read_progress(saved["state"], process)
+    except ValueError as error:
         raise UserError(
             f"the newest checkpoint of {settings.checkpoints_dir} cannot be resumed "
-            f"({type(error).__name__}: {explain_error(error)}): train anew without --resume"
+            f"({explain_error(error)}): train anew without --resume"
         ) from None
     process.say(f"resuming {settings.checkpoints_dir} at epoch {progress.epoch}, step {progress.step}")
     return progress
@@ -100,7 +87,38 @@ def _read_saved(
     return {name: checkpoint.parts.get(name) for name in ("optimizer", "state")}
 
 
-def load_moments(optimizer: torch.optim.Adam, saved: Mapping[str, Any]) -> None:
+def _read_progress(state: Any, process: Process) -> Progress:
+    """Read how far a run has come, and set this process' random state.
+
+    Raises:
+        UserError: the run had another number of processes.
+        ValueError: this is not the state of a run.
+    """
+    match state:
+        case {"epoch": int(epoch), "step": int(step), "ranks": list(ranks)}:
+            pass
+        case _:
+            raise ValueError("it has no epoch, no step or no states of its processes")
+    if min(epoch, step) < 0:
+        raise ValueError("an epoch and a step are counted from 0")
+    if len(ranks) != process.ranks:
+        raise UserError(
+            f"the newest checkpoint was trained by {len(ranks)} processes, "
+            f"not {process.ranks}: resume with as many"
+        )
+    match ranks[process.rank]:
+        case {"random": dict(random), "losses": dict(losses)}:
+            pass
+        case _:
+            raise ValueError("it has no random state or no losses of a process")
+    if bool(losses) != bool(step):
+        raise ValueError("the losses are not those of the steps")
+    set_random_state(random, process.device)
+    losses = {name: copy_finite(value, (), process.device) for name, value in losses.items()}
+    return Progress(epoch, step, losses)
+
+
+def load_moments(optimizer: torch.optim.Adam, saved: Any) -> None:
     """Take over Adam's moments and steps; rates and decays stay those of this run.
 
     They are copied, one by one: the fused step of PyTorch writes where it takes a moment of the parameter's
@@ -111,29 +129,42 @@ def load_moments(optimizer: torch.optim.Adam, saved: Mapping[str, Any]) -> None:
         saved: a checkpoint's ``optimizer``, which may be of any origin.
 
     Raises:
-        LookupError, TypeError, ValueError, AttributeError: these are not the moments of these parameters.
+        ValueError: these are not the moments of these parameters.
     """
+    match saved:
+        case {"state": dict(entries)}:
+            pass
+        case _:
+            raise ValueError("it has no moments")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {}
-    for number, entry in saved["state"].items():
-        parameter = parameters[number]
+    for number, entry in entries.items():
+        match entry:
+            case {"step": step, "exp_avg": mean, "exp_avg_sq": square} if isinstance(
+                number, int
+            ) and 0 <= number < len(parameters):
+                parameter = parameters[number]
+            case _:
+                raise ValueError("it has moments of other parameters, or incomplete ones")
         moments[number] = {
-            "step": copy_finite(entry["step"], (), torch.device("cpu")),
-            "exp_avg": copy_finite(entry["exp_avg"], parameter.shape, parameter.device),
-            "exp_avg_sq": copy_finite(entry["exp_avg_sq"], parameter.shape, parameter.device),
+            "step": copy_finite(step, (), torch.device("cpu")),
+            "exp_avg": copy_finite(mean, parameter.shape, parameter.device),
+            "exp_avg_sq": copy_finite(square, parameter.shape, parameter.device),
         }
         if min(moments[number]["step"], moments[number]["exp_avg_sq"].min()) < 0:
             raise ValueError("a number of steps or a second moment is negative")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
-def copy_finite(value: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+def copy_finite(value: Any, shape: Sequence[int], device: torch.device) -> Tensor:
     """Copy a float32 tensor of this shape that was read from a file.
 
     Raises:
-        ValueError, AttributeError: it is another, or a number in it is not finite.
+        ValueError: it is another, or a number in it is not finite.
     """
-    if value.shape != torch.Size(shape) or value.dtype != torch.float32 or value.layout != torch.strided:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        raise ValueError(f"something else is there for a tensor {list(shape)}")
+    if value.shape != torch.Size(shape) or value.dtype != torch.float32:
         raise ValueError(f"a tensor {list(value.shape)} of {value.dtype} is there for one {list(shape)}")
     if not value.isfinite().all():
         raise ValueError("a number is not finite")
@@ -149,7 +180,14 @@ def get_random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put this process' generators into the states of :func:`get_random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    """Put this process' generators into the states of :func:`get_random_state`.
+
+    Raises:
+        ValueError: they are of something else.
+    """
+    try:
+        torch.set_rng_state(state.get("cpu"))
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
+    except (TypeError, RuntimeError, AttributeError) as error:  # PyTorch's, of what is no state
+        raise ValueError(f"a random state is none: {error}") from None
