@@ -263,7 +263,7 @@ def test_a_pickle_that_is_another_one_is_a_users_error(tmp_path, name):
         ("query2product2.pkl", "cluster", np.full(5, 99, np.int32)),
         ("query2product2.pkl", "head_class", np.full(5, -2, np.int32)),
         ("query2product2.pkl", "head_class", np.zeros(5, np.float32)),
-        ("query2product2.pkl", "text", "red dress"),
+        ("query2product2.pkl", "token", "red dress"),
         ("query2product2.pkl", "token_offsets", np.array([0, 9, 1, 1, 1, 9])),
         ("query2product2.pkl", "token_offsets", np.zeros(0, np.int64)),
         ("data_info2.pkl", "cluster_query", np.array([10**9])),
