@@ -1,7 +1,7 @@
 """Draw the three models as SVG into this folder: ``python docs/draw_models.py``.
 
-A drawing is boxes on a grid and arrows between them. Boxes are inputs, layers that are frozen or trained, what these
-give with its shape, and losses.
+A drawing is boxes on a grid and arrows between them. Boxes are inputs, layers that are frozen or trained with
+the shape of what they give, and losses.
 """
 
 from pathlib import Path
@@ -100,7 +100,7 @@ DRAWINGS = {
         ],
     ),
     "model1": Drawing(
-        "Stage 3: each word has its best product with a label head, weighted by its context and the caption head",
+        "Stage 3: each word against the label heads, weighted by its context and the caption head",
         {
             **{key: box._replace(row=1.5) for key, box in ENCODER.items()},
             "words": Box("input", 1, 3, "query", "T words"),
@@ -174,7 +174,8 @@ def draw_box(box: Box) -> str:
     centre = box.left + WIDTH / 2
     return (
         f'  <g class="{box.kind}"><rect x="{box.left:g}" y="{box.middle - HEIGHT / 2:g}" width="{WIDTH}" '
-        f'height="{HEIGHT}" rx="8"/><text class="name" x="{centre:g}" y="{box.middle - 4:g}">{box.name}</text>'
+        f'height="{HEIGHT}" rx="8"/>'
+        f'<text class="name" x="{centre:g}" y="{box.middle - 4:g}">{box.name}</text>'
         f'<text class="note" x="{centre:g}" y="{box.middle + 15:g}">{box.note}</text></g>'
     )
 
