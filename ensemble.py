@@ -91,11 +91,11 @@ def find_sources(settings: EnsembleSettings) -> list[Source]:
         return [
             Source(
                 stage.name,
-                stage.predictions(folder, "valid"),
-                stage.predictions(folder, "test"),
+                stage.predictions_path(folder, "valid"),
+                stage.predictions_path(folder, "test"),
                 f"cd {stage.name}; python validation.py",
             )
-            for stage in stages.matchers()
+            for stage in stages.list_matchers()
         ]
     valid, test = [Path(path) for path in settings.models], [Path(path) for path in settings.test_models]
     if not test:

@@ -16,8 +16,8 @@ from kddcup import stages
 from kddcup.cli import find_defaults
 from kddcup.config import ModelConfig, TrainSettings
 from kddcup.data.store import RegionStore
-from kddcup.nn.matcher import Matcher
-from kddcup.nn.words import trainable
+from kddcup.nn.ranker import Ranker
+from kddcup.nn.words import list_trainable
 from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.rank.weights import CandidateScores, search_grid
 from kddcup.table.ingest import Ingest
@@ -36,10 +36,10 @@ LOSSES = {
 PLAIN_LOSSES = LOSSES | {"multilabel": reference.compute_multilabel_losses}
 
 
-def build_model(stage: str, config: ModelConfig, plain: bool) -> Matcher:
+def build_model(stage: str, config: ModelConfig, plain: bool) -> Ranker:
     """Build a stage's model, frozen as for its training; the same parameters on both sides."""
     torch.manual_seed(0)
-    model = stages.build(stage, config)
+    model = stages.find(stage).build(config)
     if plain:
         parameters = model.state_dict()
         with torch.device("meta"):  # which spends no time on random parameters
@@ -50,12 +50,12 @@ def build_model(stage: str, config: ModelConfig, plain: bool) -> Matcher:
     return model
 
 
-def build_trainer(process: Process, stage: str, model: Matcher) -> Trainer:
+def build_trainer(process: Process, stage: str, model: Ranker) -> Trainer:
     """Build what trains in this project, at the full size's rate."""
     found = stages.find(stage)
     recipe = found.recipes["full"]
     settings = TrainSettings(**find_defaults(TrainSettings, recipe))
-    optimizer = Adam(trainable(model), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = Adam(list_trainable(model), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
     return Trainer(process, found, model, LOSSES[stage], optimizer, lambda _: 1.0, settings, RunConfig())
 
 
@@ -71,7 +71,7 @@ def train_step(stage: str, rows: int, plain: bool) -> Job:
         trainer = build_trainer(Process(0, 1, CPU), stage, model)
         return Job(lambda: trainer.step([batch]), lambda: losses)
     recipe = stages.find(stage).recipes["full"]
-    optimizer = Adam(trainable(model), recipe.rate, weight_decay=recipe.weight_decay)
+    optimizer = Adam(list_trainable(model), recipe.rate, weight_decay=recipe.weight_decay)
 
     def work() -> None:
         optimizer.zero_grad()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks import inputs, jobs
 from kddcup.config import ModelConfig
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.stages import Stage
 
 NUMBER = 4
@@ -36,7 +36,7 @@ def compute_memory(stage: Stage) -> Memory:
     batch = inputs.draw_batch(config, rows, negatives=stage.kind == "matcher")
     activations = count_activations(model, lambda: sum(jobs.LOSSES[stage.name](model(batch), batch).values()))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in trainable(model))
+    trained = sum(parameter.numel() for parameter in list_trainable(model))
     fixed = NUMBER * (parameters + TRAINED * trained)
     return Memory(stage.name, rows, parameters, trained, fixed, activations)
 

@@ -1,4 +1,4 @@
-"""Sizes, recipes and settings: what one edits. A run's settings travel in its checkpoints."""
+"""Widths, sizes and settings, which travel in checkpoints; what a recipe sets is in stages.py."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ class HardwareSettings:
     Args:
         devices: GPUs, by number, one for each process; without a GPU it has no effect.
         workers: processes per rank that read batches; 0 reads in a thread of the training process.
-        precision: of the layers in training; bf16 is by autocast, losses and parameters stay float32.
+        precision: of the layers in training; bf16 uses autocast, losses and parameters stay float32.
         timeout: seconds that processes wait for one another; rank 0 scores the valid table meanwhile.
     """
 
@@ -147,11 +147,10 @@ class RunSettings:
     Args:
         data_dir: folder of the tables and of what stage 1 wrote.
         checkpoints_dir: where model-epochN.pth go.
-        resume: go on from where the run in checkpoints_dir was last saved; torchrun's restarts do so unasked.
+        resume: continue from the last save in checkpoints_dir; torchrun's restarts do so by themselves.
         save_every: steps between saves within an epoch; 0 saves at its end alone.
         stop_at_use_epoch: end after use_epoch instead of after the last epoch.
-        max_steps: end after so many steps of this call, with a checkpoint of the epoch as far as it came; 0
-            sets no limit.
+        max_steps: end after this many steps of this call and write a checkpoint; 0 means no limit.
     """
 
     data_dir: str = "../data"
@@ -174,8 +173,8 @@ class TrainSettings(RunSettings, HardwareSettings, OptimisationSettings):
         """See that the epoch to use will be there."""
         if self.use_epoch >= self.epochs:
             raise UserError(
-                f"--use_epoch {self.use_epoch} is beyond the last of --epochs {self.epochs}, which are "
-                f"counted from 0: name one up to {self.epochs - 1}"
+                f"--use_epoch {self.use_epoch} is beyond the last epoch, which is {self.epochs - 1} with "
+                f"--epochs {self.epochs}: name an earlier one, or train longer"
             )
 
 

@@ -10,7 +10,7 @@ from kddcup.config import MatcherRecipe, ModelConfig, Recipe
 from kddcup.io.errors import UserError
 
 if TYPE_CHECKING:
-    from kddcup.nn.matcher import Matcher
+    from kddcup.nn.ranker import Ranker
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Stage:
         name: of its folder, of its checkpoints' part of a release, and of its predictions.
         kind: ``encoder`` pretrains the image encoder that the matchers start from; a ``matcher``'s scores are
             blended.
-        model: path of its class, a :class:`kddcup.nn.matcher.Matcher` made from a :class:`ModelConfig`.
+        model: path of its class, a :class:`kddcup.nn.ranker.Ranker` made from a :class:`ModelConfig`.
         parts: the model's children that are parts of a checkpoint; none where all of it is ``model``.
         recipes: by size.
-        published_epoch: the one to use of checkpoints that have no config, as the published ones.
+        published_epoch: the epoch to use of checkpoints without a config, as the published ones are.
         explains: whether its validation.py takes ``--explain``, for the evaluation page.
     """
 
@@ -36,16 +36,16 @@ class Stage:
     published_epoch: int | None = None
     explains: bool = False
 
-    def build(self, config: ModelConfig) -> "Matcher":
+    def build(self, config: ModelConfig) -> "Ranker":
         """Make the stage's model; its parameters are random."""
         module, name = self.model.split(":")
         return getattr(importlib.import_module(module), name)(config)
 
-    def name_parts(self, model: "Matcher") -> dict[str, "Matcher"]:
+    def name_parts(self, model: "Ranker") -> dict[str, "Ranker"]:
         """The parts of a checkpoint, by name."""
         return {name: getattr(model, name) for name in self.parts} or {"model": model}
 
-    def predictions(self, resources_dir: Path, table: Literal["valid", "test"]) -> Path:
+    def predictions_path(self, resources_dir: Path, table: Literal["valid", "test"]) -> Path:
         """Where the predictions of the valid or the test table are, unless one says otherwise."""
         return resources_dir / f"{table}_pred_{self.name}.json"
 
@@ -92,7 +92,7 @@ STAGES = (
 
 
 def find(name: str) -> Stage:
-    """The stage of this name.
+    """Find a stage by its name.
 
     Raises:
         UserError: there is none.
@@ -100,20 +100,15 @@ def find(name: str) -> Stage:
     for stage in STAGES:
         if stage.name == name:
             return stage
-    raise UserError(f"{name} is no stage; there are {', '.join(stage.name for stage in STAGES)}")
+    raise UserError(f"unknown stage {name}: choose one of {', '.join(stage.name for stage in STAGES)}")
 
 
-def matchers() -> list[Stage]:
-    """The stages whose scores are blended, in their order."""
+def list_matchers() -> list[Stage]:
+    """List the stages whose scores are blended, in their order."""
     return [stage for stage in STAGES if stage.kind == "matcher"]
-
-
-def build(name: str, config: ModelConfig) -> "Matcher":
-    """Make the model of a stage; its parameters are random."""
-    return find(name).build(config)
 
 
 if __name__ == "__main__":
     # For main.sh: each matcher, and the flags that its validation.py takes there.
-    for stage in matchers():
+    for stage in list_matchers():
         print(stage.name, *(["--explain"] if stage.explains else []))

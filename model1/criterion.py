@@ -12,21 +12,21 @@ MARGIN = 0.9
 
 def compute_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
     """The four losses of a batch, whose sum is minimised; each is a mean over its B pairs."""
-    per_query, per_image = contrast(scores.cross)
+    per_query, per_image = compute_contrastive_losses(scores.cross)
     return {
-        "negative_image": rank(scores.pair, scores.negative_image),
-        "negative_query": rank(scores.pair, scores.negative_query),
+        "negative_image": compute_ranking_loss(scores.pair, scores.negative_image),
+        "negative_query": compute_ranking_loss(scores.pair, scores.negative_query),
         "contrastive_query": per_query,
         "contrastive_image": per_image,
     }
 
 
-def rank(pair: Tensor, negative: Tensor) -> Tensor:
+def compute_ranking_loss(pair: Tensor, negative: Tensor) -> Tensor:
     """Margin ranking, mean over the batch: how far the pair [B] is from being 0.9 above the negative [B]."""
     return F.relu(MARGIN - pair + negative).mean()
 
 
-def contrast(cross: Tensor) -> tuple[Tensor, Tensor]:
+def compute_contrastive_losses(cross: Tensor) -> tuple[Tensor, Tensor]:
     """Max-violation contrastive loss (Faghri et al., 2018, "VSE++"), margin 0.9.
 
     Args:

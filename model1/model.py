@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch, place_words
 from kddcup.nn.encoder import ImageEncoder
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.nn.words import FrozenWords
 
 GRU_LAYERS = 2
@@ -150,7 +150,7 @@ class Scores(NamedTuple):
     cross: Tensor
 
 
-class WordImageModel(Matcher):
+class WordImageModel(Ranker):
     """The parts ``query``, ``item`` and ``score``.
 
     Args:

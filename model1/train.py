@@ -16,7 +16,7 @@ from kddcup.config import MatcherSettings
 from kddcup.data.loader import TrainLoader
 from kddcup.data.sampling import NegativeRule, NegativeSampler
 from kddcup.io.errors import run_script
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import ExportedEncoder
 from kddcup.train.data import TrainingData
 from kddcup.train.launch import launch
@@ -25,7 +25,7 @@ from kddcup.train.trainer import Trainer
 from model1.criterion import compute_losses
 
 STAGE = stages.find("model1")
-NEGATIVES = NegativeRule(one_toss=True, cluster_from_all=0.0)
+NEGATIVES = NegativeRule(shared_group=True, from_all_share=0.0)
 
 
 def main() -> None:
@@ -57,11 +57,11 @@ def main() -> None:
         # Optimizer: of the encoder dense and dense_summary, at a rate of their own; then all the rest.
         # In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …
         encoder_group = {
-            "params": trainable(model.item),
+            "params": list_trainable(model.item),
             "lr": settings.encoder_rate,
             "weight_decay": settings.weight_decay,
         }
-        rest = [*trainable(model.query), *trainable(model.score)]
+        rest = [*list_trainable(model.query), *list_trainable(model.score)]
         optimizer = Adam([encoder_group, {"params": rest, "lr": settings.rate}], fused=True)
 
         def rate_factor(epoch: int) -> float:

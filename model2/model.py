@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
 from kddcup.nn.encoder import ImageEncoder
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.nn.words import FrozenWords
 
 GRU_LAYERS = 2
@@ -46,7 +46,7 @@ class Logits(NamedTuple):
     negative_image: Tensor
 
 
-class SentenceImageModel(Matcher):
+class SentenceImageModel(Ranker):
     """The parts ``item`` and ``score``.
 
     Args:
@@ -60,17 +60,15 @@ class SentenceImageModel(Matcher):
 
     def forward(self, batch: Batch) -> Logits:
         """Score B pairs, each image with its negative query, and each query with its negative image."""
-        caption, negative_caption = map(self._caption, (batch.images, batch.negative_images))  # [B, E] each
+        caption = self.encode_images(batch.images)  # [B, E]
+        negative_caption = self.encode_images(batch.negative_images)  # [B, E]
         # One pass of the GRU over all of them.
         queries = TokenBatch.cat([batch.queries, batch.negative_queries, batch.queries])
         return Logits(*self.score(queries, torch.cat([caption, caption, negative_caption])).chunk(3))
 
-    def _caption(self, images: RegionBatch) -> Tensor:
-        return self.item(images, heads=1)[:, 0]
-
     def encode_images(self, images: RegionBatch) -> Tensor:
         """Encode B images as their caption heads, [B, E]."""
-        return self._caption(images)
+        return self.item(images, heads=1)[:, 0]
 
     def score_candidates(self, queries: TokenBatch, owner: Tensor, images: Tensor) -> Tensor:
         """Score C candidates, of caption heads ``images`` [C, E]: logits.

@@ -18,7 +18,7 @@ from kddcup.config import MatcherSettings
 from kddcup.data.loader import TrainLoader
 from kddcup.data.sampling import NegativeRule, NegativeSampler
 from kddcup.io.errors import run_script
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import ExportedEncoder
 from kddcup.train.data import TrainingData
 from kddcup.train.launch import launch
@@ -27,7 +27,7 @@ from kddcup.train.trainer import Trainer
 from model2.criterion import compute_losses
 
 STAGE = stages.find("model2")
-NEGATIVES = NegativeRule(one_toss=False, cluster_from_all=0.5)
+NEGATIVES = NegativeRule(shared_group=False, from_all_share=0.5)
 
 
 @dataclass
@@ -78,11 +78,11 @@ def main() -> None:
         # Optimizer: of the encoder dense and dense_summary, at a rate of their own; then all the rest.
         # In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …
         encoder_group = {
-            "params": trainable(model.item),
+            "params": list_trainable(model.item),
             "lr": settings.encoder_rate,
             "weight_decay": settings.weight_decay,
         }
-        rest = trainable(model.score)
+        rest = list_trainable(model.score)
         optimizer = Adam([encoder_group, {"params": rest, "lr": settings.rate}], fused=True)
 
         def rate_factor(epoch: int) -> float:

@@ -14,10 +14,10 @@ NEGATIVES = 1000
 def compute_losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
     """The losses of B queries, without unknown words, with an image each; their sum is minimised."""
     captioning = F.cross_entropy(logits.captions.float(), logits.words, reduction="sum") / len(batch)
-    return {"tagging": tag(logits.tags.float(), batch.queries.ids), "captioning": captioning}
+    return {"tagging": compute_tagging_loss(logits.tags.float(), batch.queries.ids), "captioning": captioning}
 
 
-def tag(logits: Tensor, ids: Tensor) -> Tensor:
+def compute_tagging_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """−log σ(logit) of the query's distinct words and −log σ(−logit) of the hardest other words.
 
     Only the logits that count go through σ; the plain twin is :func:`benchmarks.reference.tag`.

@@ -68,7 +68,7 @@ def describe(row: Row, model: MultiLabelClassifier, vocabulary: Vocabulary, devi
     )
     captions = (
         f"  caption {score:6.2f}: {vocabulary.decode(words)}"
-        for score, words in model.read_captions(heads[0, 0])
+        for score, words in model.generate_captions(heads[0, 0])
     )
     return "\n".join(
         [

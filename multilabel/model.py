@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
 from kddcup.nn.encoder import ImageEncoder
-from kddcup.nn.matcher import Matcher
-from kddcup.nn.words import Packing, copy_frozen
+from kddcup.nn.ranker import Ranker
+from kddcup.nn.words import Packing, copy_array
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 
 
@@ -22,7 +22,7 @@ class Logits(NamedTuple):
     words: Tensor
 
 
-class MultiLabelClassifier(Matcher):
+class MultiLabelClassifier(Ranker):
     """An image encoder under a tagger and a captioner; the word vectors are frozen.
 
     Its plain twin is :class:`benchmarks.reference.MultiLabelClassifier`.
@@ -47,12 +47,12 @@ class MultiLabelClassifier(Matcher):
 
     def set_words(self, words: WordVectors) -> None:
         """Take the word vectors of stage 1."""
-        copy_frozen(self.embed.weight, words.vectors)
+        copy_array(self.embed.weight, words.vectors)
 
     def forward(self, batch: Batch) -> Logits:
         """Tag B images, and caption each by its query, which has no unknown words."""
         heads = self.item(batch.images)  # [B, 1+H, E]
-        spoken, words = self._speak(heads[:, 0], batch.queries)  # [N, E] and [N]
+        spoken, words = self._predict_words(heads[:, 0], batch.queries)  # [N, E] and [N]
         return Logits(tags=self.tag(heads), captions=spoken @ self.embed.weight.T, words=words)
 
     def tag(self, heads: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class MultiLabelClassifier(Matcher):
         products = heads[:, 1:].flatten(0, 1) @ self.embed.weight.T  # [B·H, V]
         return products.view(len(heads), -1, products.shape[1]).max(1).values
 
-    def _speak(self, caption_head: Tensor, queries: TokenBatch) -> tuple[Tensor, Tensor]:
+    def _predict_words(self, caption_head: Tensor, queries: TokenBatch) -> tuple[Tensor, Tensor]:
         """What the captioner says at each of N steps, [N, E], and the word that it should say, [N].
 
         Args:
@@ -91,7 +91,7 @@ class MultiLabelClassifier(Matcher):
         return (F.logsigmoid(logits) * queries.mask[owner]).sum(1)
 
     @torch.no_grad()
-    def read_captions(
+    def generate_captions(
         self, caption_head: Tensor, width: int = 5, steps: int = 15
     ) -> list[tuple[float, list[int]]]:
         """Beam search from the start word.

@@ -19,7 +19,7 @@ from kddcup.config import TrainSettings
 from kddcup.data.corpus import read_size
 from kddcup.data.loader import TrainLoader
 from kddcup.io.errors import run_script
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.table.table import Table
 from kddcup.train.data import TrainingData
 from kddcup.train.launch import launch
@@ -77,7 +77,9 @@ def main() -> None:
         process.say(format_header(STAGE, settings, config, data.count(model), model, process))
 
         # Optimizer: one group; its rate in epochs 0, 1, 2, … is rate · (1, 1, γ, γ², …).
-        optimizer = Adam(trainable(model), lr=settings.rate, weight_decay=settings.weight_decay, fused=True)
+        optimizer = Adam(
+            list_trainable(model), lr=settings.rate, weight_decay=settings.weight_decay, fused=True
+        )
 
         def rate_factor(epoch: int) -> float:
             return settings.gamma ** max(0, epoch - 1)

@@ -18,7 +18,7 @@ from kddcup.config import MatcherSettings
 from kddcup.data.batch import Batch
 from kddcup.data.loader import TrainLoader
 from kddcup.data.sampling import NegativeSampler
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import ExportedEncoder
 from kddcup.train.data import TrainingData
 from kddcup.train.launch import launch
@@ -45,7 +45,7 @@ def step(stage: stages.Stage, settings: MatcherSettings, data: TrainingData, ran
     negatives = importlib.import_module(f"{stage.name}.train").NEGATIVES
     sampler = NegativeSampler(data.corpus, negatives, settings.seed)
     loader = TrainLoader(data.corpus, data.store, data.corpus.tokens, settings, rank, RANKS, sampler)
-    optimizer = Adam(trainable(model), lr=settings.rate, fused=True)
+    optimizer = Adam(list_trainable(model), lr=settings.rate, fused=True)
     trainer = Trainer(process, stage, model, compute_losses, optimizer, lambda _: 1.0, settings, config)
     trainer.step(loader.batch(loader.rows(0)[0], 0))
     gradients = {name: value.grad for name, value in model.named_parameters() if value.requires_grad}

@@ -12,7 +12,7 @@ from kddcup.cli import parse_settings
 from kddcup.config import ModelConfig, TrainSettings
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
 from kddcup.io.ragged import Ragged
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import RunConfig
 from kddcup.train.processes import Process
 from kddcup.train.trainer import Trainer
@@ -70,7 +70,7 @@ def trainer(
 ) -> Trainer:
     """Trains a model by a stage's losses at the rate 0.1, the same in all epochs."""
     compute_losses = importlib.import_module(f"{stage.name}.criterion").compute_losses
-    optimizer = Adam(trainable(model), lr=0.1, fused=True)
+    optimizer = Adam(list_trainable(model), lr=0.1, fused=True)
     config = config or RunConfig()
     return Trainer(process, stage, model, compute_losses, optimizer, lambda _: 1.0, settings, config)
 

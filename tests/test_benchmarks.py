@@ -150,7 +150,7 @@ def test_scores_take_at_least_the_least_arithmetic(stage):
 
 def test_every_stage_is_measured():
     assert list(arithmetic.STEPS) == list(reference.MODELS) == [stage.name for stage in stages.STAGES]
-    assert list(arithmetic.SCORES) == [stage.name for stage in stages.matchers()]
+    assert list(arithmetic.SCORES) == [stage.name for stage in stages.list_matchers()]
 
 
 def test_activations_are_what_the_backward_pass_needs_beside_the_parameters():

@@ -8,7 +8,7 @@ import torch
 import torch._meta_registrations  # of the fused step of Adam
 
 from kddcup import stages
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.train.processes import Process
 from tests import small
 
@@ -52,7 +52,7 @@ def test_bf16_agrees_with_float32(stage):
         assert all(loss.dtype == torch.float32 for loss in found.values())
         sum(found.values()).backward()
         losses.append(torch.stack(list(found.values())))
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in trainable(model)]))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in list_trainable(model)]))
     torch.testing.assert_close(losses[1], losses[0], atol=0.01, rtol=0.01)
     assert not torch.equal(losses[0], losses[1])
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import multilabel.criterion
 from kddcup.data.batch import Batch, RegionBatch, scale_boxes
-from kddcup.nn.words import trainable
+from kddcup.nn.words import list_trainable
 from kddcup.table.rows import Row
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from multilabel.description import describe
@@ -86,7 +86,7 @@ def test_the_captioning_loss_reads_start_words_end(model):
 
 def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(model):
     head = model.encode_images(small.images(4))[0, 0]
-    captions = model.read_captions(head)
+    captions = model.generate_captions(head)
     assert 1 <= len(captions) <= 5
     assert [score for score, _ in captions] == sorted((score for score, _ in captions), reverse=True)
     assert all(len(words) <= 15 for _, words in captions)
@@ -95,14 +95,14 @@ def test_beam_search_gives_log_probabilities_of_what_it_reads_the_best_first(mod
 def test_beam_search_finds_the_caption_that_was_learned(model):
     model.train()
     images, words = small.images(2, 5), small.queries([4, 5, 6], [7, 8])
-    optimizer = torch.optim.Adam(trainable(model), 1e-2)
+    optimizer = torch.optim.Adam(list_trainable(model), 1e-2)
     for _ in range(150):
         optimizer.zero_grad()
         sum(small.losses("multilabel", model, Batch(words, images, np.arange(2))).values()).backward()
         optimizer.step()
     model.eval()
     heads = model.encode_images(images)
-    best = [model.read_captions(image[0])[0] for image in heads]
+    best = [model.generate_captions(image[0])[0] for image in heads]
     assert [words for _, words in best] == [[4, 5, 6], [7, 8]]
     for (score, words), image in zip(best, heads, strict=True):
         assert score == pytest.approx(caption_log_probability(model, image[0], words), abs=1e-3)

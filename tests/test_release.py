@@ -451,7 +451,7 @@ def run(tmp_path, monkeypatch):
     for name in (*names, ".lock", "notes"):
         write_text(info / name, name)
     write_marker(info, names, {"size": "small"})
-    for stage in stages.matchers():
+    for stage in stages.list_matchers():
         write_matcher(tmp_path, stage)
     monkeypatch.chdir(tmp_path)
     write_blend(resources)
@@ -468,17 +468,17 @@ def write_matcher(root: Path, stage: stages.Stage) -> None:
     for name in (".lock", "last-step.pth"):
         write_text(folder / name, name)
     for table in ("valid", "test"):
-        write_json(stage.predictions(root / "external_resources", table), {"1": [[7, 1.0], [8, 0.5]]})
+        write_json(stage.predictions_path(root / "external_resources", table), {"1": [[7, 1.0], [8, 0.5]]})
 
 
 def write_blend(resources: Path) -> None:
     """The ``blend.json`` of all matchers."""
-    matchers = stages.matchers()
+    matchers = stages.list_matchers()
     models = tuple(
         BlendedModel(
             stage.name,
-            stage.predictions(resources, "valid"),
-            stage.predictions(resources, "test"),
+            stage.predictions_path(resources, "valid"),
+            stage.predictions_path(resources, "test"),
             1 / len(matchers),
         )
         for stage in matchers
@@ -582,7 +582,7 @@ def test_the_archives_of_a_run_give_its_submission(tmp_path):
     done = run_script(first, "-m", "kddcup.release")
     assert done.returncode == 0, done.stderr
     done = run_script(first, "-m", "kddcup.release", "--verify")
-    assert f"{1 + len(stages.matchers())} archives are as" in done.stdout
+    assert f"{1 + len(stages.list_matchers())} archives are as" in done.stdout
     manifest = json.loads((first / "release" / "MANIFEST.json").read_text())
     assert manifest["runs"]["model1"]["size"] == "small"
     assert manifest["runs"]["model2"]["seed"] == 2020

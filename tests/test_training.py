@@ -26,7 +26,7 @@ from tests import small
 from tests.conftest import call_main, run_script
 
 CPU = torch.device("cpu")
-RULE = NegativeRule(one_toss=True, cluster_from_all=0.0)
+RULE = NegativeRule(shared_group=True, from_all_share=0.0)
 
 
 def loader(trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True) -> TrainLoader:

@@ -1,4 +1,4 @@
-"""What stage 1 wrote, as a stage reads it: regions, products, queries, negatives, batches.
+"""What the stages train on, written and read: regions, products, queries, negatives, batches.
 
 No model and no training loop lives here.
 """

@@ -154,5 +154,9 @@ class Batch:
         return self._map(lambda part: part.pin_memory())
 
     def _map(self, move: Callable) -> "Batch":
-        parts = {name: part and move(part) for name, part in vars(self).items() if name != "products"}
+        parts = {
+            name: None if part is None else move(part)
+            for name, part in vars(self).items()
+            if name != "products"
+        }
         return Batch(products=self.products, **parts)

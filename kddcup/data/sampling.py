@@ -10,7 +10,7 @@ from kddcup.io.errors import UserError
 
 HEAD_CLASS_SHARE = 0.8
 """How often the head class is drawn from, and not the cluster."""
-REFUSALS = 20
+MAX_TRIES = 20
 """How many draws of a group may be refused before the next group is tried."""
 
 
@@ -19,19 +19,20 @@ class NegativeRule:
     """How a stage chooses between the query's head class and its cluster.
 
     Args:
-        one_toss: one toss decides for the negative query and the negative image alike.
-        cluster_from_all: the share of cluster draws that are made from all queries instead.
+        shared_group: whether the negative query and the negative image come from the same group; else each
+            group is chosen by itself.
+        from_all_share: of the draws from a cluster, the share that is made from all queries instead.
     """
 
-    one_toss: bool
-    cluster_from_all: float
+    shared_group: bool
+    from_all_share: float
 
 
 class NegativeSampler:
     """Draws negatives from compact arrays. What a row gets depends on seed, epoch and row alone.
 
     With probability 0.8 the query's head class is drawn from, else its cluster. A group with no other query,
-    or 20 refusals, leads to the next: head class, cluster, all queries with words.
+    or 20 draws in vain, lead to the next: head class, cluster, all queries with words.
 
     Args:
         corpus: groups, and products of queries.
@@ -69,7 +70,7 @@ class NegativeSampler:
         own = set(self._corpus.products[query].tolist())
         groups = self._groups(rng, query)
         negative_query = next(other for other, _ in self._candidates(rng, query, groups))
-        if not self._rule.one_toss:
+        if not self._rule.shared_group:
             groups = self._groups(rng, query)
         for _, product in self._candidates(rng, query, groups):
             if product not in own:
@@ -83,7 +84,7 @@ class NegativeSampler:
         cluster = corpus.by_cluster[corpus.cluster[query]]
         if rng.random() < HEAD_CLASS_SHARE:
             return [corpus.by_head_class[corpus.head_class[query]], cluster, self._all]
-        if rng.random() < self._rule.cluster_from_all:
+        if rng.random() < self._rule.from_all_share:
             return [self._all]
         return [cluster, self._all]
 
@@ -94,7 +95,7 @@ class NegativeSampler:
         for group in groups:
             if len(group) < 2:
                 continue
-            for _ in range(REFUSALS):
+            for _ in range(MAX_TRIES):
                 # The query's own place is skipped, so that no draw is refused for being the anchor.
                 place = int(rng.integers(len(group) - 1))
                 other = int(group[place + (place >= np.searchsorted(group, query))])

@@ -66,26 +66,26 @@ class FrozenWords(nn.Module):
 
     def set_words(self, words: WordVectors) -> None:
         """Take the word vectors of stage 1."""
-        copy_frozen(self.embed.weight, words.vectors)
-        copy_frozen(self.norm.weight, words.norm_weight)
-        copy_frozen(self.norm.bias, words.norm_bias)
+        copy_array(self.embed.weight, words.vectors)
+        copy_array(self.norm.weight, words.norm_weight)
+        copy_array(self.norm.bias, words.norm_bias)
 
-    def vectors(self, ids: Tensor) -> Tensor:
-        """Normalised word vectors [.., E] of ids [..]."""
+    def embed_normalized(self, ids: Tensor) -> Tensor:
+        """Look up the word vectors [.., E] of ids [..] and normalise them."""
         return self.norm(self.embed(ids))
 
     def pack(self, tokens: TokenBatch) -> tuple[PackedSequence, Packing]:
         """Pack the normalised vectors of the real words for a GRU; gives also how they lie there."""
         packing = Packing.of(tokens.lengths, tokens.ids.shape[1], tokens.ids.device)
-        return packing.pack(self.vectors(tokens.ids.flatten()[packing.places])), packing
+        return packing.pack(self.embed_normalized(tokens.ids.flatten()[packing.places])), packing
 
 
-def copy_frozen(parameter: Tensor, values: np.ndarray) -> None:
+def copy_array(parameter: Tensor, values: np.ndarray) -> None:
     """Set a parameter from an array of its shape."""
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(values))
 
 
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a module that are not frozen."""
+def list_trainable(module: nn.Module) -> list[nn.Parameter]:
+    """List the parameters of a module that are not frozen."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

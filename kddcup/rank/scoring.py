@@ -14,7 +14,7 @@ from tqdm import tqdm
 from kddcup.data.batch import RegionBatch, TokenBatch, scale_boxes
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.rank.predictions import Predictions
 from kddcup.table.table import Table
 from kddcup.text.vocabulary import Vocabulary
@@ -38,7 +38,7 @@ class Candidates:
     query_ids: list[int]
     tokens: Ragged
     images: Any
-    model: Matcher
+    model: Ranker
     device: torch.device
 
     @property
@@ -114,7 +114,7 @@ def check_dimension(path: str | os.PathLike, found: int, expected: int) -> None:
 
 def encode_candidates(
     path: str | os.PathLike,
-    model: Matcher,
+    model: Ranker,
     vocabulary: Vocabulary,
     region_dim: int,
     device: torch.device,

@@ -42,7 +42,7 @@ def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_di
     """
     contents = {f"{INFO}.tar.gz": find_info_files(data_dir / INFO)}
     runs = {}
-    for stage in stages.matchers():
+    for stage in stages.list_matchers():
         folder = Path(stage.name) / checkpoints_dir
         refuse_parts(folder, f"cd {stage.name}; python train.py")
         checkpoint = find_checkpoint(stage, str(folder), None)

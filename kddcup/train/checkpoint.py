@@ -21,7 +21,7 @@ from kddcup.io.tensors import (
     write_safetensors,
     write_tensors,
 )
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.stages import STAGES, Stage
 from kddcup.table.extractor import Extractor, check_same_extractor, read_extractor
 from kddcup.text.vocabulary import END, START, Vocabulary
@@ -154,7 +154,7 @@ class Checkpoint:
         for module, state, source in self._find_parts(modules):
             load_strictly(module, state, source)
 
-    def build(self, stage: Stage) -> Matcher:
+    def build(self, stage: Stage) -> Ranker:
         """Build a stage's model with the checkpoint's parameters, in eval mode on the CPU.
 
         Raises:

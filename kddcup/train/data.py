@@ -16,7 +16,7 @@ from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
 from kddcup.io.folders import read_marker
 from kddcup.io.ragged import Ragged
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.rank.predictions import check_answered, read_answers
 from kddcup.rank.scoring import check_dimension, encode_candidates, score_encoded
 from kddcup.rank.split import Split
@@ -101,7 +101,7 @@ class TrainingData:
             )
         return replace(settings, batch_size=batch_size)
 
-    def count(self, model: Matcher) -> dict[str, int]:
+    def count(self, model: Ranker) -> dict[str, int]:
         """How much there is to train on, and how many valid queries have no word that the model reads."""
         wordless = [text for text in self.valid_queries if not model.read_query(self.vocabulary, text)]
         return {
@@ -117,7 +117,7 @@ class TrainingData:
         sums = [read_marker(folder, "python preprocess.py --data_dir DATA")["files"] for folder in folders]
         return xxhash.xxh3_64_hexdigest(json.dumps(sums, sort_keys=True).encode())
 
-    def score_valid(self, model: Matcher, device: torch.device) -> float:
+    def score_valid(self, model: Ranker, device: torch.device) -> float:
         """NDCG@5 of a model in eval mode on the valid table."""
         candidates = encode_candidates(self.valid.table, model, self.vocabulary, self.store.dim, device)
         return float(self.valid.ndcg(score_encoded(candidates)).mean())

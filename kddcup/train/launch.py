@@ -43,7 +43,7 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
             remove_leftovers(Path(settings.checkpoints_dir))
         run = stack.enter_context(join(process, datetime.timedelta(seconds=settings.timeout)))
         # Not before, since a process that waits for the others to join can simply be ended.
-        before = signal.signal(signal.SIGTERM, process.termination.ask)
+        before = signal.signal(signal.SIGTERM, process.termination.request)
         stack.callback(signal.signal, signal.SIGTERM, before)
         # torchrun counts restarts on each host by itself.
         restarted = process.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0)

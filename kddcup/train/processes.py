@@ -18,12 +18,12 @@ class Termination:
         self._signalled = False
         self._launcher = os.getppid() if launched else None
 
-    def ask(self, *_: object) -> None:
+    def request(self, *_: object) -> None:
         """The handler of the signal: the step that is running ends first."""
         self._signalled = True
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether to end after this step."""
         return self._signalled or self._launcher not in (None, os.getppid())
 

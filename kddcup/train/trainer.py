@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from kddcup.config import TrainSettings
 from kddcup.data.batch import Batch
 from kddcup.data.loader import TrainLoader
 from kddcup.io.errors import Terminated, UserError
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.stages import Stage
 from kddcup.train.checkpoint import RunConfig, write_checkpoint
 from kddcup.train.folder import STEP, checkpoint_path, point_to
@@ -59,7 +60,7 @@ class Trainer:
         self,
         process: Process,
         stage: Stage,
-        model: Matcher,
+        model: Ranker,
         compute_losses: Callable[[Any, Batch], dict[str, Tensor]],
         optimizer: torch.optim.Adam,
         rate_factor: Callable[[int], float],
@@ -79,7 +80,7 @@ class Trainer:
         self._progress = Progress()
         if settings.resume or process.restarted:
             self._progress = resume(process, settings, config, self._parts, optimizer)
-        self._steps_left = settings.max_steps or None
+        self._steps_left = settings.max_steps or math.inf
         self._steps_per_epoch = 0
         # Gives all ranks the parameters of rank 0.
         self._wrapped = DistributedDataParallel(self.model) if process.ranks > 1 else self.model
@@ -148,8 +149,7 @@ class Trainer:
     def _save_if_due(self) -> None:
         """After a step: save, stop where that was asked for."""
         progress, settings = self._progress, self._settings
-        if self._steps_left:
-            self._steps_left -= 1
+        self._steps_left -= 1
         due = settings.save_every and progress.step % settings.save_every == 0
         if self._guard.stop_requested or (due and progress.step < self._steps_per_epoch):
             self._save(STEP)
@@ -185,7 +185,7 @@ class Trainer:
             summed.values(),
             gradients,
             np.concatenate([part.products for part in batch]),
-            process.termination.asked,
+            process.termination.requested,
         )
         self.optimizer.step()
         for name, loss in summed.items():
@@ -231,7 +231,7 @@ class Trainer:
             )
             process.say(log.format_line())
             log.write()
-        if process.any(process.termination.asked):
+        if process.any(process.termination.requested):
             raise Terminated(f"terminated after epoch {epoch}: {GO_ON}")
 
     def _save(self, name: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kddcup.config import PredictSettings
-from kddcup.nn.matcher import Matcher
+from kddcup.nn.ranker import Ranker
 from kddcup.rank.explanation import explanation_path
 from kddcup.rank.metrics import with_interval
 from kddcup.rank.predictions import write_predictions
@@ -21,7 +21,7 @@ RESOURCES_DIR = Path("../external_resources")
 def predict(
     stage: Stage,
     settings: PredictSettings,
-    explain: Callable[[str, Matcher, Candidates, Vocabulary], None] | None = None,
+    explain: Callable[[str, Ranker, Candidates, Vocabulary], None] | None = None,
 ) -> None:
     """Score the valid and the test table with a checkpoint and write the predictions.
 
@@ -38,8 +38,8 @@ def predict(
     device = pick_device(settings.devices)
     vocabulary = checkpoint.read_vocabulary(settings.tokenizer)
     model = checkpoint.build(stage).to(device)
-    valid_out = settings.valid_out_path or stage.predictions(RESOURCES_DIR, "valid")
-    test_out = settings.test_out_path or stage.predictions(RESOURCES_DIR, "test")
+    valid_out = settings.valid_out_path or stage.predictions_path(RESOURCES_DIR, "valid")
+    test_out = settings.test_out_path or stage.predictions_path(RESOURCES_DIR, "test")
     for name, out in (("valid", valid_out), (settings.split, test_out)):
         split = Split(Path(settings.data_dir), name)
         dim = checkpoint.config.model.region_dim

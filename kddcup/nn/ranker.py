@@ -10,11 +10,11 @@ from kddcup.data.batch import RegionBatch, TokenBatch
 from kddcup.text.vocabulary import Vocabulary
 
 
-class Matcher(nn.Module, ABC):
+class Ranker(nn.Module, ABC):
     """A model that scores queries against images.
 
-    What it makes of images is its own business. Scoring encodes them in batches, joins these, and takes those
-    of the candidates; the methods for both here are those of a tensor whose rows are images.
+    What it makes of images is its own business. Scoring encodes images in batches, joins the batches, and
+    takes each candidate's image; the defaults suit a tensor with one row per image.
     """
 
     @abstractmethod
