@@ -72,7 +72,7 @@ class TextEncoder(model1.model.TextEncoder):
 
     def forward(self, queries: TokenBatch) -> Words:
         """Encode B queries of at least one word each."""
-        output, _ = _read(self.rnn, self.vectors(queries.ids), queries.lengths)
+        output, _ = _read(self.rnn, self.embed_normalized(queries.ids), queries.lengths)
         return Words(output.unflatten(2, (2, -1)).mean(2), self.embed(queries.ids), queries.mask)
 
 
@@ -115,7 +115,7 @@ class SentenceScoreModel(model2.model.ScoreModel):
     def forward(self, queries: TokenBatch, caption: Tensor) -> Tensor:
         """Score B pairs: logits [B]."""
         initial = caption.expand(4, *caption.shape).contiguous()
-        _, states = _read(self.rnn, self.vectors(queries.ids), queries.lengths, initial)
+        _, states = _read(self.rnn, self.embed_normalized(queries.ids), queries.lengths, initial)
         return self.dense(states[-2:].mean(0)).squeeze(1)
 
 

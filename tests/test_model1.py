@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import model1.model
-from model1.criterion import MARGIN, contrast, rank
+from model1.criterion import MARGIN, compute_contrastive_losses, compute_ranking_loss
 from model1.model import WordImageModel
 from tests import small
 
@@ -52,7 +52,7 @@ def test_chunks_of_the_cross_matrix_give_the_same_gradients(model, monkeypatch):
 
 def test_the_margin_ranking_loss_by_hand():
     pair, negative = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.5, 0.5, 1.0])
-    assert rank(pair, negative).item() == pytest.approx((0.4 + 1.4 + 0) / 3)
+    assert compute_ranking_loss(pair, negative).item() == pytest.approx((0.4 + 1.4 + 0) / 3)
 
 
 def test_contrastive_losses_are_those_of_a_loop():
@@ -63,7 +63,7 @@ def test_contrastive_losses_are_those_of_a_loop():
     per_image = [
         max([0.0] + [MARGIN - cross[j, j] + cross[i, j] for i in range(6) if i != j]) for j in range(6)
     ]
-    found = contrast(cross)
+    found = compute_contrastive_losses(cross)
     assert found[0].item() == pytest.approx(float(sum(per_query)) / 6, abs=1e-6)
     assert found[1].item() == pytest.approx(float(sum(per_image)) / 6, abs=1e-6)
 

@@ -37,13 +37,13 @@ def test_the_tagging_loss_is_that_over_the_whole_vocabulary(monkeypatch, negativ
     monkeypatch.setattr(multilabel.criterion, "NEGATIVES", negatives)
     lists = [[4, 5, 4], [6], list(range(1, 20))]
     logits = 3 * torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-    found = multilabel.criterion.tag(logits, small.queries(*lists).ids)
+    found = multilabel.criterion.compute_tagging_loss(logits, small.queries(*lists).ids)
     assert found.item() == pytest.approx(brute_force(logits, lists, negatives), rel=1e-5)
 
 
 def test_gradients_are_finite_where_there_are_fewer_than_1000_other_words():
     logits = torch.randn(2, 20, requires_grad=True)
-    multilabel.criterion.tag(logits, small.queries([4, 5, 6], [7]).ids).backward()
+    multilabel.criterion.compute_tagging_loss(logits, small.queries([4, 5, 6], [7]).ids).backward()
     assert logits.grad.isfinite().all()
     assert (logits.grad[:, 0] == 0).all()
     assert (logits.grad[:, 1:] != 0).all()
