@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from torch import nn
 from kddcup.io.errors import UserError
 from kddcup.pictures import extraction, pipeline
 from kddcup.pictures.backbones import Backbone, Pixels
+from kddcup.pictures.decode import open_picture
 from kddcup.pictures.journal import RegionJournal
 from kddcup.pictures.regions import CROPS
 from kddcup.table.extractor import Extractor, read_extractor
@@ -260,6 +262,31 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line(shop, small_network, 
     monkeypatch.setattr(pipeline, "open_picture", die)
     with pytest.raises(UserError, match="a process that reads pictures was killed .* fewer --workers"):
         extract(*flags(shop))
+
+
+def test_a_run_that_is_killed_leaves_no_process(shop, small_network, monkeypatch):
+    """Its workers wait for it to take what they have seen, which fills the pipe to it."""
+    wide = nn.Conv2d(3, 4096, 32, 32).eval()
+    backbone = Backbone("wide", "0" * 64, Pixels(side=32), wide, nn.Module.__call__, 4096, "float32")
+    monkeypatch.setattr(extraction, "load_default", lambda _: backbone)
+    pids = shop / "pids"
+    pids.mkdir()
+
+    def note(path, shortest):
+        (pids / str(os.getpid())).touch()
+        return open_picture(path, shortest)
+
+    monkeypatch.setattr(pipeline, "open_picture", note)
+    monkeypatch.setattr(RegionJournal, "write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if not child:
+        extract(*flags(shop, workers=2))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    workers = [int(path.name) for path in pids.iterdir()]
+    assert workers
+    _, left = psutil.wait_procs([psutil.Process(pid) for pid in workers if psutil.pid_exists(pid)], 60)
+    assert left == []
 
 
 def test_bf16_is_another_extractor(shop, small_network):

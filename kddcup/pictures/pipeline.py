@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from kddcup.io.errors import UserError, explain_error
+from kddcup.io.workers import end_with_parent
 from kddcup.pictures.decode import BadPictureError, open_picture
 from kddcup.pictures.extractors import RegionExtractor
 from kddcup.pictures.journal import RegionJournal, Seen, Unseen
@@ -93,7 +94,12 @@ class Pipeline:
     def _compute_within(self, places: list[range]) -> Iterable[list[Seen | Unseen]]:
         """Each process decodes and computes one chunk after another."""
         return DataLoader(
-            _Chunks(self), batch_size=None, sampler=places, num_workers=self._workers, collate_fn=_keep
+            _Chunks(self),
+            batch_size=None,
+            sampler=places,
+            num_workers=self._workers,
+            collate_fn=_keep,
+            worker_init_fn=_start_worker,
         )
 
     def _compute_beside(self, places: list[range]) -> Iterator[list[Seen | Unseen]]:
@@ -106,6 +112,7 @@ class Pipeline:
                 num_workers=self._workers,
                 prefetch_factor=READ_AHEAD,
                 collate_fn=_keep,
+                worker_init_fn=_start_worker,
             )
         )
         for chunk in places:
@@ -167,6 +174,10 @@ class _Chunks(Dataset):
 
     def __getitem__(self, places: range) -> list[Seen | Unseen]:
         return self._pipeline.see(map(self._pipeline.decode, places))
+
+
+def _start_worker(_: int) -> None:
+    end_with_parent()
 
 
 def _keep(item: object) -> object:

@@ -2,9 +2,6 @@
 
 import contextlib
 import functools
-import multiprocessing.connection
-import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +15,7 @@ import torch
 from kddcup.data.batch import scale_boxes
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
+from kddcup.io.workers import end_with_parent
 from kddcup.table.contents import SCALAR_COLUMNS, RowColumns
 from kddcup.table.rows import BadRow, Row
 from kddcup.table.table import Table
@@ -167,13 +165,7 @@ def _wait(future: Future[Chunk]) -> Iterator[Chunk]:
 def _start_worker() -> None:
     # One thread each: a forked process that starts PyTorch's threads anew would wait for them forever.
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's processes would outlive a parent that is killed, and hold what it had open."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def _convert_range(converter: Converter, start: int, stop: int) -> Chunk:
