@@ -1,4 +1,4 @@
-"""The embedded data set: made-up products in the competition's exact table format. Example:
+"""The embedded data set: synthetic products in the competition's exact table format. Example:
 
     python -m kddcup.sample --out data/sample
 
@@ -114,7 +114,7 @@ class SampleSettings:
 
 
 class Shop:
-    """Makes products and queries from one random generator.
+    """Products and queries, all from one random generator.
 
     Args:
         settings: language, dim and seed.
@@ -133,21 +133,21 @@ class Shop:
         """By query id, the attributes that it asks for and their values."""
         self._texts: set[str] = set()
 
-    def new_product(self, wanted: dict[int, int]) -> int:
-        """Make a product with the wanted values, others at random; gives its id."""
+    def add_product(self, wanted: dict[int, int]) -> int:
+        """Add a product with the wanted values, others at random; gives its id."""
         values = tuple(
             wanted.get(attribute, int(self._rng.integers(len(names))))
             for attribute, names in enumerate(ATTRIBUTES)
         )
         product_id = FIRST_PRODUCT_ID + len(self.products)
-        self.products.append(Product(values, self._picture(product_id, values)))
+        self.products.append(Product(values, self._draw_picture(product_id, values)))
         return product_id
 
     def product(self, product_id: int) -> Product:
         """The product of an id."""
         return self.products[product_id - FIRST_PRODUCT_ID]
 
-    def _picture(self, product_id: int, values: tuple[int, ...]) -> str:
+    def _draw_picture(self, product_id: int, values: tuple[int, ...]) -> str:
         rng = self._rng
         n = 1 + int(rng.choice(len(REGIONS_SHARE), p=REGIONS_SHARE))
         height, width = rng.integers(300, 1000, 2).tolist()
@@ -180,16 +180,16 @@ class Shop:
         )
         return "\t".join(map(str, columns))
 
-    def _wish(self) -> dict[int, int]:
-        """A category and one or two further attributes that a query asks for."""
+    def _choose_wish(self) -> dict[int, int]:
+        """Choose the category and the one or two further attributes that a query asks for."""
         further = 1 + self._rng.permutation(len(ATTRIBUTES) - 1)[: self._rng.integers(1, 3)]
         return {
             attribute: int(self._rng.integers(len(ATTRIBUTES[attribute])))
             for attribute in [0, *further.tolist()]
         }
 
-    def _text(self, wanted: dict[int, int]) -> str:
-        """A query that asks for the wanted values."""
+    def _write_query(self, wanted: dict[int, int]) -> str:
+        """Write a query that asks for the wanted values."""
         rng = self._rng
         words = [
             ATTRIBUTES[attribute][value][self._language == "zh"]
@@ -220,13 +220,13 @@ class Shop:
             f"{start}{category} with {' and '.join(words)}",
         )[rng.integers(3)]
 
-    def new_query(self) -> tuple[int, str, dict[int, int]]:
-        """A query that there was not yet: its id, its text, and the values that it asks for."""
-        wanted = self._wish()
-        text = self._text(wanted)
+    def add_query(self) -> tuple[int, str, dict[int, int]]:
+        """Add a query with a text of its own; gives its id, its text, and the values that it asks for."""
+        wanted = self._choose_wish()
+        text = self._write_query(wanted)
         while text in self._texts:
-            wanted = self._wish()
-            text = self._text(wanted)
+            wanted = self._choose_wish()
+            text = self._write_query(wanted)
         self._texts.add(text)
         query_id = len(self.wanted)
         self.wanted[query_id] = wanted
@@ -236,40 +236,43 @@ class Shop:
         """Whether a product has all the wanted values."""
         return all(self.product(product_id).values[attribute] == value for attribute, value in wanted.items())
 
-    def positives(self, known: list[int], wanted: dict[int, int]) -> list[int]:
-        """1 to 4 products that fit, known ones among them; new ones are added to ``known``."""
-        fitting = [one for one in known[-400:] if self.fits(one, wanted)][: self._rng.integers(0, 2)]
-        new = [self.new_product(wanted) for _ in range(self._rng.integers(1, 4))]
+    def pick_positives(self, known: list[int], wanted: dict[int, int]) -> list[int]:
+        """Pick 1 to 4 products that fit, perhaps a known one among them; new ones are added to ``known``."""
+        fitting = [product for product in known[-400:] if self.fits(product, wanted)]
+        fitting = fitting[: self._rng.integers(0, 2)]
+        new = [self.add_product(wanted) for _ in range(self._rng.integers(1, 4))]
         known.extend(new)
         return [*fitting, *new]
 
-    def candidates(self, known: list[int], wanted: dict[int, int]) -> tuple[list[int], list[int]]:
-        """A candidate list in random order and its relevant products, about 6 of 30."""
+    def pick_candidates(self, known: list[int], wanted: dict[int, int]) -> tuple[list[int], list[int]]:
+        """Pick a candidate list in random order and its relevant products, about 6 of 30."""
         rng = self._rng
         small = rng.random() < SMALL_LIST_SHARE
         count = int(rng.choice(SMALL_LISTS)) if small else CANDIDATES
-        good = [self.new_product(wanted) for _ in range(max(1, round(count / 5) + int(rng.integers(-1, 2))))]
+        good = [self.add_product(wanted) for _ in range(max(1, round(count / 5) + int(rng.integers(-1, 2))))]
         mates = round(SAME_CATEGORY_SHARE * (count - len(good)))
         near = [
-            one for one in known if self.product(one).values[0] == wanted[0] and not self.fits(one, wanted)
+            product
+            for product in known
+            if self.product(product).values[0] == wanted[0] and not self.fits(product, wanted)
         ]
-        bad = [int(one) for one in rng.permutation(near)[: mates // 2]]
+        bad = rng.permutation(near)[: mates // 2].tolist()
         while len(bad) < mates:
-            one = self.new_product({0: wanted[0]})
-            known.append(one)
-            if not self.fits(one, wanted):
-                bad.append(one)
+            product = self.add_product({0: wanted[0]})
+            known.append(product)
+            if not self.fits(product, wanted):
+                bad.append(product)
         while len(good) + len(bad) < count:
-            other = self.new_product({})
-            known.append(other)
-            if self.product(other).values[0] != wanted[0]:
-                bad.append(other)
+            product = self.add_product({})
+            known.append(product)
+            if self.product(product).values[0] != wanted[0]:
+                bad.append(product)
         known.extend(good)
-        return [int(one) for one in rng.permutation(good + bad)], good
+        return rng.permutation(good + bad).tolist(), good
 
 
 def write_sample(settings: SampleSettings) -> Shop:
-    """Write the tables and answers into ``settings.out``; gives what was made, for whoever judges it.
+    """Write the tables and answers into ``settings.out``; gives the products and queries that are in them.
 
     Raises:
         UserError: there are tables that are no sample.
@@ -282,8 +285,8 @@ def write_sample(settings: SampleSettings) -> Shop:
     known: list[int] = []
     rows = []
     for _ in tqdm(range(settings.train_queries), desc="train", disable=None):
-        query_id, text, wanted = shop.new_query()
-        rows += [(product, text, query_id) for product in shop.positives(known, wanted)]
+        query_id, text, wanted = shop.add_query()
+        rows += [(product, text, query_id) for product in shop.pick_positives(known, wanted)]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     _write_table(out, "train", shop, [rows[i] for i in order])
     sizes = {
@@ -294,8 +297,8 @@ def write_sample(settings: SampleSettings) -> Shop:
     for split, queries in sizes.items():
         known, rows, answers = [], [], {}
         for _ in tqdm(range(queries), desc=split, disable=None):
-            query_id, text, wanted = shop.new_query()
-            products, answers[str(query_id)] = shop.candidates(known, wanted)
+            query_id, text, wanted = shop.add_query()
+            products, answers[str(query_id)] = shop.pick_candidates(known, wanted)
             rows += [(product, text, query_id) for product in products]
         _write_table(out, split, shop, rows)
         write_text(out / split / f"{split}_answer.json", json.dumps(answers) + "\n")

@@ -52,6 +52,13 @@ def test_product_ids_may_be_strings_and_scores_whole_numbers(tmp_path):
     assert read_predictions(path, COMMAND) == {"1": [(9, 1.0), (2, 0.5)]}
 
 
+@pytest.mark.parametrize("number", [-(2**63), -1, 10**18, 2**63 - 1])
+def test_product_ids_have_64_bits(tmp_path, number):
+    for written_so in (number, str(number)):
+        path = written(tmp_path, {"1": [[written_so, 0.5]]})
+        assert read_predictions(path, COMMAND) == {"1": [(number, 0.5)]}
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -69,6 +76,8 @@ def test_product_ids_may_be_strings_and_scores_whole_numbers(tmp_path):
         ({"1": [[True, 0.5]]}, "query 1: expected a list"),
         ({"1": [["seven", 0.5]]}, "query 1: expected a list"),
         ({"1": [["7" * 5000, 0.5]]}, "query 1: expected a list"),
+        ({"1": [[2**63, 0.5]]}, "query 1: expected a list"),
+        ({"1": [[str(-(2**63) - 1), 0.5]]}, "query 1: expected a list"),
         ({"1": [[7, "high"]]}, "query 1: expected a list"),
         ({"1": [[7, None]]}, "query 1: expected a list"),
         ('{"1": [[7, NaN]]}', "it has NaN for a number"),

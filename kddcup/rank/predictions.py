@@ -1,6 +1,7 @@
 """Scores and answers of each query's candidates, to and from JSON; the submission as CSV."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from kddcup.io.errors import UserError
 from kddcup.io.files import format_csv, read_json, write_json, write_text
 from kddcup.rank.metrics import K
 from kddcup.table.products import ListedProduct
+from kddcup.table.rows import INT64
 
-MAX_DIGITS = 18
-"""Of a product id: it is below 2^63."""
+_WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
 Predictions = dict[str, list[tuple[int, float]]]
 """By query id, in the table's order: (product id, score), best first, ties in the order of the table."""
 
@@ -55,9 +56,9 @@ def _is_scored(candidate: object) -> bool:
 
 def _is_id(product: object) -> bool:
     # Other teams' files of this competition have their product ids as strings.
-    if isinstance(product, str):
-        return product.isdecimal() and len(product) <= MAX_DIGITS
-    return type(product) is int and abs(product) < 10**MAX_DIGITS
+    if isinstance(product, str) and _WHOLE_NUMBER.fullmatch(product):
+        product = int(product)
+    return type(product) is int and INT64.min <= product <= INT64.max
 
 
 def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
