@@ -30,7 +30,7 @@ def find_weights() -> Path:
 def load_plain_lite() -> "EfficientNetModel":
     """The network as transformers builds it, with squeeze-and-excitation that multiplies by 1.
 
-    :func:`load_lite` computes the same in half the time.
+    :func:`load_lite` computes the same in about two thirds of the time.
 
     Raises:
         UserError: the file of weights is damaged.

@@ -1,8 +1,7 @@
 """Pictures decoded in processes, and seen by a network in batches of one size, chunk by chunk.
 
 With a GPU the processes decode, and this one computes. Without, each process decodes and computes with one
-thread, so that no thread waits for another: on two cores three times as fast as two threads beside two
-decoding processes, and the last bits of a feature do not depend on the number of cores.
+thread: no thread waits for another, and the last bits of a feature do not depend on the number of cores.
 """
 
 import os
