@@ -77,7 +77,7 @@ class Command:
         flags: of the script.
         writes: files that it puts into place, at least.
         ranks: processes that it runs in.
-        resumes: whether it is to be told to, and saves when it is sent SIGTERM.
+        resumes: whether it takes --resume, and saves when it is sent SIGTERM.
     """
 
     place: str
@@ -213,9 +213,9 @@ class Runner:
     def end(self) -> None:
         """Kill every process that a command has left."""
         while left := self._left():
-            for one in left:
+            for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    process.kill()
             psutil.wait_procs(left, LEAVE_SECONDS)
 
     @staticmethod
@@ -262,7 +262,7 @@ def compare(found: Path, expected: Path) -> None:
             with lock_folder(path.parent):
                 continue
         if path.name == POINTER:  # it names its run, too
-            pointed = [json.loads(one.read_text())["checkpoint"] for one in (path, theirs[name])]
+            pointed = [json.loads(file.read_text())["checkpoint"] for file in (path, theirs[name])]
             if pointed[0] != pointed[1]:
                 raise Fault(f"{path} differs from {theirs[name]}")
             continue
@@ -271,7 +271,7 @@ def compare(found: Path, expected: Path) -> None:
                 raise Fault(f"{path} differs from {theirs[name]}")
             continue
         # The config tells the folders and --resume, in which the runs differ.
-        checkpoints = (torch.load(one, weights_only=True) for one in (path, theirs[name]))
+        checkpoints = (torch.load(file, weights_only=True) for file in (path, theirs[name]))
         try:
             assert_equal(*checkpoints)
         except AssertionError as error:

@@ -41,7 +41,7 @@ class Host:
             *(f"--master_addr={ADDRESSES[0]}", f"--master_port={PORT}"),
         )
         return subprocess.Popen(
-            self.command(sys.executable, *launcher, *told(trained, out), *flags),
+            self.command(sys.executable, *launcher, *command(trained, out), *flags),
             cwd=ROOT / "model1",
             env={**os.environ, "GLOO_SOCKET_IFNAME": self.link},
             stdin=subprocess.DEVNULL,
@@ -51,7 +51,7 @@ class Host:
         )
 
 
-def told(trained: Path, out: Path) -> list:
+def command(trained: Path, out: Path) -> list:
     return [
         *("train.py", "--data_dir", trained / "data", "--encoder", trained / "encoder.pth"),
         *("--checkpoints_dir", out, "--batch_size", 64, "--dropout", 0, "--use_epoch", 0),
@@ -61,7 +61,7 @@ def told(trained: Path, out: Path) -> list:
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
     """Two hosts; skips where this machine lets nobody make them."""
-    pair = tuple(Host(*one) for one in zip(NAMES, ADDRESSES, LINKS, strict=True))
+    pair = tuple(Host(*names) for names in zip(NAMES, ADDRESSES, LINKS, strict=True))
     steps = [
         *(["ip", "netns", "add", host.name] for host in pair),
         f"ip link add {LINKS[0]} netns {NAMES[0]} type veth peer name {LINKS[1]} netns {NAMES[1]}".split(),
@@ -82,7 +82,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
             subprocess.run(["ip", "netns", "delete", host.name], capture_output=True)
 
 
-def ended(process: subprocess.Popen) -> str:
+def wait_for(process: subprocess.Popen) -> str:
     """All that a launcher printed, once it has ended by itself."""
     try:
         return process.communicate(timeout=PATIENCE)[0]
@@ -94,25 +94,25 @@ def ended(process: subprocess.Popen) -> str:
 def figures(printed: str) -> list[float]:
     """The losses and NDCG@5 of epoch 0."""
     line = re.search(r"epoch 0: (.*NDCG@5 \S+)", printed)[1]
-    return [float(one) for one in re.findall(r"\d\.\d+", line)]
+    return [float(number) for number in re.findall(r"\d\.\d+", line)]
 
 
 def test_two_hosts_find_the_losses_of_two_processes_on_one(trained, tmp_path, hosts):
     folders = [tmp_path / name for name in ("one", "a", "b")]
     pair = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    alone = run_script("model1", *pair, *told(trained, folders[0]), "--epochs", 1)
+    alone = run_script("model1", *pair, *command(trained, folders[0]), "--epochs", 1)
     assert alone.returncode == 0, alone.stderr
     running = [
         host.train(node, trained, folder, "--epochs", 1)
         for node, (host, folder) in enumerate(zip(hosts, folders[1:], strict=True))
     ]
-    printed = [ended(one) for one in running]
-    assert [one.returncode for one in running] == [0, 0], printed
+    printed = [wait_for(process) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
     assert figures(printed[0]) == pytest.approx(figures(alone.stdout), abs=1e-3)
     assert not list(folders[2].glob("*.pth"))
-    one, other = (torch.load(folder / "model-epoch0.pth", weights_only=True) for folder in folders[:2])
+    together, apart = (torch.load(folder / "model-epoch0.pth", weights_only=True) for folder in folders[:2])
     # The threads of a process differ, and with them the order of its sums.
-    torch.testing.assert_close(one["item"], other["item"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(together["item"], apart["item"], rtol=0, atol=1e-4)
 
 
 def test_a_cut_cable_ends_both_sides_with_a_sound_checkpoint(trained, tmp_path, hosts):
@@ -123,9 +123,9 @@ def test_a_cut_cable_ends_both_sides_with_a_sound_checkpoint(trained, tmp_path, 
     while not (folder / STEP).exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     subprocess.run(hosts[0].command("ip", "link", "set", LINKS[0], "down"), check=True)
-    for node, one in enumerate(running):
-        printed = ended(one)
-        assert one.returncode != 0
+    for node, process in enumerate(running):
+        printed = wait_for(process)
+        assert process.returncode != 0
         assert f"error: rank {node} lost the other processes" in printed, printed[-3000:]
     saved = torch.load(find_newest(folder), weights_only=True)
     assert saved["state"]["step"] > 0 or saved["state"]["epoch"] > 0
