@@ -81,11 +81,3 @@ def test_losses_of_a_batch_compare_each_pair_with_its_own_negatives(model):
     for name, others in (("negative_image", with_image), ("negative_query", with_query)):
         expected = sum(max(0, MARGIN - own + other) for own, other in zip(pairs, others, strict=True)) / 3
         assert losses[name].item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_what_moves_is_the_gru_the_score_and_the_images_dense_layers(model):
-    model.item.freeze_context()
-    sum(small.losses("model1", model, small.batch()).values()).backward()
-    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    roots = {".".join(name.split(".")[:2]) for name in moved}
-    assert roots == {"query.rnn", "item.dense", "item.dense_summary", "score.dense_summary"}

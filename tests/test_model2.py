@@ -46,11 +46,3 @@ def test_the_loss_is_one_mean_over_pairs_negative_queries_and_negative_images(mo
     expected = F.binary_cross_entropy_with_logits(torch.stack(logits), labels)
     found = small.losses("model2", model, batch)["matching"]
     assert found.item() == pytest.approx(expected.item(), abs=1e-6)
-
-
-def test_what_moves_is_the_gru_the_score_and_the_images_dense_layers(model):
-    model.item.freeze_context()
-    small.losses("model2", model, small.batch())["matching"].backward()
-    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    roots = {".".join(name.split(".")[:2]) for name in moved}
-    assert roots == {"score.rnn", "score.dense", "item.dense", "item.dense_summary"}

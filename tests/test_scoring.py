@@ -9,7 +9,6 @@ from kddcup.io.errors import UserError
 from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.rank.split import Split
 from kddcup.sample import SampleSettings, write_sample
-from kddcup.table.rows import COLUMNS
 from kddcup.table.table import Table
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 
@@ -138,7 +137,3 @@ def test_answers_to_a_query_that_the_table_lacks_are_refused(table, tmp_path):
     (folder / "valid_answer.json").write_text('{"77": [1]}')
     with pytest.raises(UserError, match="lacks query 77"):
         Split(tmp_path, "valid").ndcg({"1": [(1, 0.5)]})
-
-
-def test_the_sample_has_the_columns_of_the_competition(table):
-    assert tuple(table.read_text().split("\n")[0].split("\t")) == COLUMNS
