@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from kddcup.io.folders import lock_folder
-from kddcup.stages import matchers
 from tests.conftest import assert_one_line_error, table_row, write_table
 from tests.test_stages import copy_scripts
 
@@ -160,4 +159,3 @@ def test_the_stages_name_the_matchers_and_the_flags_of_their_validation():
         [sys.executable, "-m", "kddcup.stages"], capture_output=True, text=True, check=True, timeout=100
     )
     assert done.stdout.splitlines() == ["model1 --explain", "model2"]
-    assert [line.split()[0] for line in done.stdout.splitlines()] == [stage.name for stage in matchers()]
