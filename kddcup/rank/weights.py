@@ -220,35 +220,39 @@ def search_exact(candidates: CandidateScores) -> np.ndarray:
 def search_local(candidates: CandidateScores) -> np.ndarray:
     """[M] good weights, not negative and of sum 1; there may be better ones.
 
-    First the best weights are found of each of some ``LINES`` lines, on which two models share what a grid
-    leaves to them. From the best ``STARTS`` of these a coordinate search goes on: a step takes the best share
-    of one model, the ratio of the others kept, and of the models the one with which most is gained.
+    First the best weights are found of each of some ``LINES`` lines that cross the points of a grid. From the
+    ``STARTS`` best of these, and of the points themselves, a coordinate search goes on: a step takes the best
+    share of one model, the ratio of the others kept, and of the models the one with which most is gained.
     """
-    lines = list(_grid_lines(len(candidates.scores)))
-    if not lines:  # of one model
-        return np.ones(1)
+    grid = _simplex_grid(len(candidates.scores))
+    lines = list(_grid_lines(grid))
     # Closed before figures are printed.
     with tqdm(lines, desc="blend", disable=None, leave=False) as bar:
         found = [_search_line(candidates, *line) for line in bar]
+    # At a point of the grid scores may tie that do not where a line crosses it, by rounding.
+    found += zip(grid, candidates.ndcg(grid).mean(1).tolist(), strict=True)
     starts = sorted(found, key=lambda found: -found[1])[:STARTS]
     weights, _ = max((_climb(candidates, *start) for start in starts), key=lambda found: found[1])
     return weights
 
 
-def _grid_lines(models: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The ends [M] of lines on which two models share, through all weights of multiples of 1 / steps."""
+def _simplex_grid(models: int) -> np.ndarray:
+    """[N, M] all weights of sum 1 that are multiples of 1 / steps, of as many as ``LINES`` cross."""
     pairs = comb(models, 2)
     steps = max(n for n in range(1, STEPS + 1) if n == 1 or pairs * comb(n + models - 3, n - 1) <= LINES)
-    for giver, taker in combinations(range(models), 2):
-        # The others' places lie between bars put among the steps.
-        places = steps + models - 2
-        for bars in combinations(range(places), models - 2):
-            shares = np.diff([-1, *bars, places]) - 1
-            if shares[giver] > 0:
-                start = np.insert(shares / steps, taker, 0)
-                end = start.copy()
-                end[[giver, taker]] = end[[taker, giver]]
-                yield start, end
+    # The models' shares lie between bars put among the steps.
+    places = steps + models - 1
+    shares = [np.diff([-1, *bars, places]) - 1 for bars in combinations(range(places), models - 1)]
+    return np.array(shares) / steps
+
+
+def _grid_lines(grid: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The ends [M] of the lines through points of a grid [N, M] on which two models share."""
+    for giver, taker in combinations(range(grid.shape[1]), 2):
+        for start in grid[(grid[:, giver] > 0) & (grid[:, taker] == 0)]:
+            end = start.copy()
+            end[[giver, taker]] = end[[taker, giver]]
+            yield start, end
 
 
 def _climb(candidates: CandidateScores, weights: np.ndarray, figure: float) -> tuple[np.ndarray, float]:
