@@ -13,7 +13,7 @@ from kddcup.rank.fusion import normalize, weighted_sum
 from kddcup.rank.metrics import ndcg_per_query
 from kddcup.rank.predictions import ranking, read_answers, read_models
 from kddcup.rank.weights import GRID, CandidateScores, Curve
-from tests.conftest import SHARED, assert_one_line_error, run_script
+from tests.conftest import SHARED, assert_one_line_error, call_main, run_script
 
 COMPETITION = SHARED / "kddcup2020"
 NAMES = ("valid_pred_model1.json", "valid_pred_model2.json", "test_pred_model1.json", "test_pred_model2.json")
@@ -23,6 +23,20 @@ ANSWERS = {"4": [2], "2": [5]}
 # Query 4 is right below 0.9, query 2 above 0.8 / 2.3 = 0.348.
 BEST = "best weight of model1 on valid: 0.353535 (index 35)"
 SUBMISSION = b"query-id,product1,product2,product3,product4,product5\n4,2,1,3,,\n2,5,7,6,,\n"
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+
+class Block:
+    def find_spec(self, name, *others):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Block())
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
 
 
 def write_inputs(folder, **others):
@@ -44,7 +58,15 @@ def write_inputs(folder, **others):
 
 
 def run(folder, *args):
-    return run_script(".", "ensemble.py", "--data_dir", folder, "--resources_dir", folder, *args)
+    """What ``ensemble.py`` prints."""
+    return call_main("ensemble", "--data_dir", folder, "--resources_dir", folder, *args)
+
+
+def refusal(folder, *args):
+    """What ``ensemble.py`` says that it cannot do."""
+    with pytest.raises(UserError) as caught:
+        run(folder, *args)
+    return str(caught.value)
 
 
 def pairs(predictions):
@@ -75,26 +97,24 @@ def test_a_blend_keeps_the_order_of_queries():
 
 
 def test_the_script_reports_the_weight_and_figures_and_writes_the_submission(tmp_path):
-    done = run(write_inputs(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert BEST in done.stdout
-    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", done.stdout, re.MULTILINE))
+    printed = run(write_inputs(tmp_path))
+    assert BEST in printed
+    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", printed, re.MULTILINE))
     second = 1 / np.log2(3)
     assert figures == {
         "model1": f"{(second + 1) / 2:.6f}",
         "model2": f"{(1 + 0.5) / 2:.6f}",
         "blend": "1.000000",
     }
-    assert str(tmp_path / "submission.csv") in done.stdout
-    assert "testB" not in done.stdout
+    assert str(tmp_path / "submission.csv") in printed
+    assert "testB" not in printed
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
 
 
 def test_the_answers_of_the_test_table_are_reported_on_but_choose_nothing(tmp_path):
-    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
-    assert done.returncode == 0, done.stderr
-    assert BEST in done.stdout
-    valid, test = done.stdout.split("NDCG@5 on testB")
+    printed = run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
+    assert BEST in printed
+    valid, test = printed.split("NDCG@5 on testB")
     assert re.search(r"blend +1\.000000", valid)
     assert re.search(r"blend +0\.630930", test)  # both answers at rank 2
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
@@ -130,11 +150,10 @@ def test_predictions_that_lack_what_the_other_model_has_are_refused(tmp_path, nu
         ("test_pred_model2", without_product(MODEL2), "product 5 under query 2"),
     ],
 )
-def test_predictions_that_do_not_fit_end_in_one_line_that_names_the_command(
-    tmp_path, name, content, expected
-):
-    done = run(write_inputs(tmp_path, **{name: content}))
-    assert_one_line_error(done, f"{tmp_path / name}.json lacks {expected}", "python validation.py")
+def test_predictions_that_do_not_fit_are_refused_with_the_command(tmp_path, name, content, expected):
+    said = refusal(write_inputs(tmp_path, **{name: content}))
+    assert said.startswith(f"{tmp_path / name}.json lacks {expected}")
+    assert "python validation.py" in said
     assert not (tmp_path / "submission.csv").exists()
 
 
@@ -146,7 +165,8 @@ def test_predictions_that_do_not_fit_end_in_one_line_that_names_the_command(
     ],
 )
 def test_an_absent_file_ends_in_one_line_that_names_the_command(tmp_path, name, command):
-    done = run(write_inputs(tmp_path, **{name: None}))
+    write_inputs(tmp_path, **{name: None})
+    done = run_script(".", "ensemble.py", "--data_dir", tmp_path, "--resources_dir", tmp_path)
     assert_one_line_error(done, f"{tmp_path / name}.json does not exist", command)
 
 
@@ -181,41 +201,38 @@ def test_the_largest_and_the_least_scores_are_normalized_like_others(how):
 
 
 def test_the_exact_search_reports_its_weights_and_the_cross_validated_figure(tmp_path):
-    done = run(write_inputs(tmp_path), "--search", "exact")
-    assert done.returncode == 0, done.stderr
+    printed = run(write_inputs(tmp_path), "--search", "exact")
     # The middle of 0.8 / 2.3 and 0.9.
-    assert re.search(r"^  model1 0\.623913\n  model2 0\.376087$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  model1 0\.623913\n  model2 0\.376087$", printed, re.MULTILINE)
     # Fitted on query 4 alone the weight is 0.45, and on query 2 alone 0.674: both are right for the other.
-    assert re.search(r"^  blend +1\.000000 .*\n  cross-validated 1\.000000 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^  blend +1\.000000 .*\n  cross-validated 1\.000000 ", printed, re.MULTILINE)
     # At that weight, unlike the grid's, product 6 has more than product 7: 0.699 and 0.650.
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION.replace(b"5,7,6", b"5,6,7")
 
 
 def test_the_grid_is_cross_validated_too(tmp_path):
     # Fitted on query 4 alone the weight is 0, which has query 2's answer at rank 3.
-    done = run(write_inputs(tmp_path))
-    assert re.search(r"^  cross-validated 0\.750000 ", done.stdout, re.MULTILINE)
+    printed = run(write_inputs(tmp_path))
+    assert re.search(r"^  cross-validated 0\.750000 ", printed, re.MULTILINE)
 
 
 def test_one_query_alone_is_not_cross_validated(tmp_path):
-    done = run(write_inputs(tmp_path, **{"valid/valid_answer": {"4": [2]}}))
-    assert done.returncode == 0, done.stderr
-    assert "cross-validated" not in done.stdout
+    printed = run(write_inputs(tmp_path, **{"valid/valid_answer": {"4": [2]}}))
+    assert "cross-validated" not in printed
 
 
 def test_normalized_scores_are_fitted_and_submitted(tmp_path):
     # As they are, model1's scores drown model2's at every weight of the grid but the first.
     loud = {query: [[product, 1e6 * score] for product, score in model] for query, model in MODEL1.items()}
     write_inputs(tmp_path, valid_pred_model1=loud, test_pred_model1=loud)
-    assert not re.search(r"blend +1\.000000", run(tmp_path).stdout)
-    done = run(tmp_path, "--normalize", "minmax")
-    assert re.search(r"blend +1\.000000", done.stdout)
+    assert not re.search(r"blend +1\.000000", run(tmp_path))
+    printed = run(tmp_path, "--normalize", "minmax")
+    assert re.search(r"blend +1\.000000", printed)
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
 
 
 def test_what_was_blended_is_written_beside_the_submission(tmp_path):
-    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
-    assert done.returncode == 0, done.stderr
+    run(write_inputs(tmp_path, **{"testB/testB_answer": {"4": [1], "2": [7]}}))
     second = 1 / np.log2(3)
     expected = {
         # Query 4 has 3 candidates and 1 answer, query 2 the same: each rank is as likely as the others.
@@ -358,31 +375,26 @@ def test_any_number_of_models_is_blended(tmp_path):
     files = {f"{split}_{name}": model for name, model in models.items() for split in ("valid", "test")}
     write_inputs(tmp_path, **files, **{"valid/valid_answer": answers})
     names = ("valid_a", "valid_b", "valid_c")
-    done = run_models(tmp_path, *names)
-    assert done.returncode == 0, done.stderr
-    weights = [
-        float(re.search(rf"^  {name} +(\d\.\d{{6}})$", done.stdout, re.MULTILINE)[1]) for name in models
-    ]
+    printed = run_models(tmp_path, *names)
+    weights = [float(re.search(rf"^  {name} +(\d\.\d{{6}})$", printed, re.MULTILINE)[1]) for name in models]
     assert sum(weights) == pytest.approx(1, abs=2e-6)
     assert min(weights) > 2 / 7
-    assert re.search(r"^  blend +1\.000000 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^  blend +1\.000000 ", printed, re.MULTILINE)
     assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["1,5,8,,,", "2,6,8,,,", "3,7,8,,,"]
 
 
 def test_two_models_may_be_blended_on_the_grid_and_named_freely(tmp_path):
     write_inputs(tmp_path, one=MODEL1, two=MODEL2)
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
-    done = run(tmp_path, "--search", "grid", "--models", *paths, "--test_models", *paths)
-    assert done.returncode == 0, done.stderr
-    assert "best weight of one on valid: 0.353535 (index 35)" in done.stdout
+    printed = run(tmp_path, "--search", "grid", "--models", *paths, "--test_models", *paths)
+    assert "best weight of one on valid: 0.353535 (index 35)" in printed
     assert (tmp_path / "submission.csv").read_bytes() == SUBMISSION
 
 
 def test_models_may_be_named_by_one_flag_or_by_several(tmp_path):
     write_inputs(tmp_path, one=MODEL1, two=MODEL2)
     one, two = tmp_path / "one.json", tmp_path / "two.json"
-    done = run(tmp_path, "--models", one, "--models", two, "--test_models", one, "--test_models", two)
-    assert done.returncode == 0, done.stderr
+    run(tmp_path, "--models", one, "--models", two, "--test_models", one, "--test_models", two)
     assert [model.name for model in Blend.read(tmp_path).models] == ["one", "two"]
 
 
@@ -391,7 +403,7 @@ def test_models_whose_files_have_one_name_keep_their_folders(tmp_path):
         write_inputs(tmp_path / folder)
     write_inputs(tmp_path)
     paths = [tmp_path / folder / "valid_pred_model1.json" for folder in ("x", "y")]
-    assert run(tmp_path, "--models", *paths).returncode == 0
+    run(tmp_path, "--models", *paths)
     assert [model.name for model in Blend.read(tmp_path).models] == list(map(str, paths))
 
 
@@ -415,24 +427,49 @@ def test_models_whose_files_have_one_name_keep_their_folders(tmp_path):
         ),
     ],
 )
-def test_models_that_do_not_fit_end_in_one_line(tmp_path, args, expected):
-    assert_one_line_error(run(write_inputs(tmp_path), *args), *expected)
+def test_models_that_do_not_fit_are_refused(tmp_path, args, expected):
+    said = refusal(write_inputs(tmp_path), *args)
+    assert all(text in said for text in expected)
 
 
 def test_a_third_model_that_lacks_a_candidate_is_named(tmp_path):
     write_inputs(tmp_path, valid_pred_model3=without_product(MODEL1))
-    done = run_models(tmp_path, "valid_pred_model1", "valid_pred_model2", "valid_pred_model3")
-    assert_one_line_error(done, f"{tmp_path / 'valid_pred_model3.json'} lacks product 7 under query 2")
+    paths = [tmp_path / f"valid_pred_model{number}.json" for number in (1, 2, 3)]
+    assert refusal(tmp_path, "--models", *paths).startswith(f"{paths[2]} lacks product 7 under query 2")
 
 
-def test_answers_to_a_query_without_predictions_end_in_one_line(tmp_path):
-    done = run(write_inputs(tmp_path, **{"valid/valid_answer": {**ANSWERS, "77": [1]}}))
-    assert_one_line_error(done, "valid_pred_model1.json lacks query 77", "valid_answer.json")
+@pytest.mark.parametrize(
+    ("answers", "predictions"),
+    [("valid/valid_answer", "valid_pred_model1"), ("testB/testB_answer", "test_pred_model1")],
+)
+def test_answers_to_a_query_without_predictions_are_refused(tmp_path, answers, predictions):
+    said = refusal(write_inputs(tmp_path, **{answers: {**ANSWERS, "77": [1]}}))
+    assert said.startswith(f"{tmp_path / predictions}.json lacks query 77 of {tmp_path / answers}.json")
+    assert not (tmp_path / "submission.csv").exists()
 
 
-def test_test_answers_that_do_not_fit_end_in_one_line_that_names_the_file(tmp_path):
-    done = run(write_inputs(tmp_path, **{"testB/testB_answer": {"77": [1]}}))
-    assert_one_line_error(done, "test_pred_model1.json lacks query 77", "testB_answer.json")
+@pytest.mark.parametrize(
+    "command",
+    [
+        [
+            "ensemble",
+            "--models",
+            "valid_pred_model1.json",
+            "valid_pred_model2.json",
+            "valid_pred_model3.json",
+        ],
+        ["ensemble", "--normalize", "rank", "--search", "exact"],
+        ["kddcup.predictions", "to_run", "valid_pred_model1.json", "model1.run"],
+    ],
+    ids=lambda command: " ".join(command[:3]),
+)
+def test_blending_and_converting_need_no_torch(tmp_path, command):
+    write_inputs(tmp_path, valid_pred_model3=MODEL1, test_pred_model3=MODEL2)
+    module, *args = [tmp_path / word if word.endswith((".json", ".run")) else word for word in command]
+    if module == "ensemble":
+        args += ["--data_dir", tmp_path, "--resources_dir", tmp_path]
+    done = run_script(".", "-c", WITHOUT_TORCH, module, *args)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not COMPETITION.is_dir(), reason=f"{COMPETITION} is absent")
@@ -441,10 +478,9 @@ def test_the_competitions_predictions_give_the_published_figures_and_submission(
         shutil.copy(COMPETITION / name, tmp_path)
     (tmp_path / "valid").mkdir()
     shutil.copy(COMPETITION / "valid_answer.json", tmp_path / "valid")
-    done = run(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "0.676768 (index 67)" in done.stdout
-    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", done.stdout, re.MULTILINE))
+    printed = run(tmp_path)
+    assert "0.676768 (index 67)" in printed
+    figures = dict(re.findall(r"^  (\w+) +(\d\.\d{6})  \[", printed, re.MULTILINE))
     assert figures == {"model1": "0.709813", "model2": "0.687546", "blend": "0.725990"}
     content = (tmp_path / "submission.csv").read_bytes()
     assert len(list(csv.reader(content.decode().splitlines()))) == 1 + 994

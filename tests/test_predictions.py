@@ -16,6 +16,7 @@ from kddcup.rank.predictions import (
     write_submission,
 )
 from kddcup.rank.trec import from_qrels, from_run, to_qrels, to_run
+from kddcup.table.labels import read_labels
 from kddcup.table.products import ListedProduct
 from tests.conftest import assert_one_line_error, run_script
 
@@ -47,6 +48,22 @@ def test_ties_keep_their_order(tmp_path):
     assert ranking(read_predictions(tmp_path / "p.json", COMMAND)) == {"1": [9, 2, 8, 1]}
 
 
+def test_ids_have_64_bits_everywhere(tmp_path):
+    least, largest = -(2**63), 2**63 - 1
+    predictions = {str(least): [(largest, 1.0), (least, 0.5)], str(largest): [(least, 1.0)]}
+    write_predictions(tmp_path / "p.json", predictions)
+    converted("to_run", tmp_path / "p.json", tmp_path / "run")
+    converted("from_run", tmp_path / "run", tmp_path / "back.json")
+    assert read_predictions(tmp_path / "back.json", COMMAND) == predictions
+    answers = {str(least): [largest, least]}
+    (tmp_path / "a.json").write_text(json.dumps(answers))
+    converted("to_qrels", tmp_path / "a.json", tmp_path / "qrels")
+    converted("from_qrels", tmp_path / "qrels", tmp_path / "b.json")
+    assert read_answers(tmp_path / "b.json") == answers
+    (tmp_path / "multimodal_labels.txt").write_text(f"id\tname\n{least}\tfirst\n{largest}\tlast\n")
+    assert read_labels(tmp_path) == {least: "first", largest: "last"}
+
+
 def test_product_ids_may_be_strings_and_scores_whole_numbers(tmp_path):
     path = written(tmp_path, {"1": [["9", 1], [2, 0.5]]})
     assert read_predictions(path, COMMAND) == {"1": [(9, 1.0), (2, 0.5)]}
@@ -76,8 +93,10 @@ def test_product_ids_have_64_bits(tmp_path, number):
         ({"1": [[True, 0.5]]}, "query 1: expected a list"),
         ({"1": [["seven", 0.5]]}, "query 1: expected a list"),
         ({"1": [["7" * 5000, 0.5]]}, "query 1: expected a list"),
-        ({"1": [[2**63, 0.5]]}, "query 1: expected a list"),
-        ({"1": [[str(-(2**63) - 1), 0.5]]}, "query 1: expected a list"),
+        ({"1": [["²", 0.5]]}, "query 1: expected a list"),
+        ({"1": [[2**63, 0.5]]}, "an id being a whole number from -2^63 to 2^63 - 1"),
+        ({"1": [[-(2**63) - 1, 0.5]]}, "an id being a whole number from -2^63 to 2^63 - 1"),
+        ({"1": [[str(2**63), 0.5]]}, "an id being a whole number from -2^63 to 2^63 - 1"),
         ({"1": [[7, "high"]]}, "query 1: expected a list"),
         ({"1": [[7, None]]}, "query 1: expected a list"),
         ('{"1": [[7, NaN]]}', "it has NaN for a number"),
@@ -109,7 +128,19 @@ def test_answers_come_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", [], {}, {"1": []}, {"1": 7}, {"1": ["7"]}, {"1": [7.0]}, {"1": [True]}, {"1": [[7]]}]
+    "content",
+    [
+        "{",
+        [],
+        {},
+        {"1": []},
+        {"1": 7},
+        {"1": ["7"]},
+        {"1": [7.0]},
+        {"1": [True]},
+        {"1": [[7]]},
+        {"1": [2**63]},
+    ],
 )
 def test_a_bad_answer_file_says_what_was_expected(tmp_path, content):
     path = written(tmp_path, content)
@@ -183,7 +214,7 @@ def test_predictions_become_a_run_and_come_back_to_the_byte(tmp_path):
 
 def test_a_run_of_any_origin_is_ordered_by_score_and_then_by_rank(tmp_path):
     run = tmp_path / "run"
-    run.write_bytes(b"b Q0 1 1 1 t\r\na\tQ0\t1 2 0.5 t\n\n a Q0 2 1 0.5 t \na Q0 3 9 7e-1 t\na Q0 4 1 0.1 t")
+    run.write_bytes(b"\xef\xbb\xbfb Q0 1 1 1 t\r\na\tQ0\t1 2 0.5 t\n\n a Q0 2 1 0.5 t \na Q0 3 9 7e-1 t\na Q0 4 1 0.1 t")
     assert json.loads(converted("from_run", run, tmp_path / "p.json")) == {
         "b": [[1, 1.0]],
         "a": [[3, 0.7], [2, 0.5], [1, 0.5], [4, 0.1]],
@@ -239,9 +270,16 @@ def test_ir_measures_finds_the_same_figures_in_run_and_qrels(tmp_path):
         (
             "from_run",
             "1 Q0 7 1 0.5 t\n2 Q0 7 1 0.5 t\n1 Q0 07 2 0.4 t\n",
-            "line 3: product 07 is listed twice",
+            "line 3: product 7 is listed twice",
         ),
         ("from_run", f"1 Q0 {'9' * 5000} 1 0.5 t\n", "line 1: expected query"),
+        (
+            "from_run",
+            f"1 Q0 {2**63} 1 0.5 t\n",
+            "being a whole number from -2^63 to 2^63 - 1",
+        ),
+        ("from_run", f"1 Q0 7 {2**63} 0.5 t\n", "line 1: expected query"),
+        ("from_qrels", f"1 0 {-(2**63) - 1} 1\n", "being a whole number from -2^63 to 2^63 - 1"),
         ("from_run", " \n\n", "is empty: expected lines of query Q0"),
         ("from_run", "1 Q0 7 1 0.5 \udcff\n", "is not UTF-8"),
         ("from_qrels", "1 0 7 1\n1 0 8 1 0.5 t\n", "line 2: expected query 0 product relevance"),

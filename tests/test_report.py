@@ -543,7 +543,7 @@ def test_a_table_without_a_candidate_is_refused(inputs):
     assert not (inputs / "report.html").exists()
 
 
-@pytest.mark.parametrize("line", ["shoes", "x\tshoes", "-1\tshoes", "7\t", f"{2**63}\tshoes", "²\tshoes"])
+@pytest.mark.parametrize("line", ["shoes", "x\tshoes", "7\t", f"{2**63}\tshoes", "²\tshoes"])
 def test_labels_of_another_form_are_refused(tmp_path, line):
     (tmp_path / "multimodal_labels.txt").write_text(f"category_id\tcategory_name\n{line}\n")
     with pytest.raises(UserError, match=r"multimodal_labels\.txt, line 2"):

@@ -12,7 +12,8 @@ from kddcup.rank.metrics import K
 from kddcup.table.products import ListedProduct
 from kddcup.table.rows import INT64
 
-_WHOLE_NUMBER = re.compile("-?[0-9]{1,19}")
+ID_FORM = "a whole number from -2^63 to 2^63 - 1"
+_DIGITS = re.compile("-?[0-9]{1,19}")
 Predictions = dict[str, list[tuple[int, float]]]
 """By query id, in the table's order: (product id, score), best first, ties in the order of the table."""
 
@@ -36,8 +37,11 @@ def read_predictions(path: str | os.PathLike, made_by: str) -> Predictions:
     for query, candidates in content.items():
         _check_text(query, path, advice)
         if not isinstance(candidates, list) or not all(map(_is_scored, candidates)) or not candidates:
-            raise UserError(f"{path}, query {query}: expected a list of [product_id, score]: {advice}")
-        scored = [(int(product), float(score)) for product, score in candidates]
+            raise UserError(
+                f"{path}, query {query}: expected a list of [product_id, score], an id being {ID_FORM}: "
+                f"{advice}"
+            )
+        scored = [(parse_id(product), float(score)) for product, score in candidates]
         predictions[query] = sorted(scored, key=lambda candidate: -candidate[1])
         if len(dict(predictions[query])) != len(candidates):
             raise UserError(f"{path}, query {query}: a product is listed twice: {advice}")
@@ -48,17 +52,18 @@ def _is_scored(candidate: object) -> bool:
     return (
         isinstance(candidate, list)
         and len(candidate) == 2
-        and _is_id(candidate[0])
+        and parse_id(candidate[0]) is not None
         and type(candidate[1]) in (int, float)
         and abs(candidate[1]) <= sys.float_info.max
     )
 
 
-def _is_id(product: object) -> bool:
+def parse_id(product: object) -> int | None:
+    """Take a product id as a number, or as text of one; None where it is no whole number of 64 bits."""
     # Other teams' files of this competition have their product ids as strings.
-    if isinstance(product, str) and _WHOLE_NUMBER.fullmatch(product):
+    if isinstance(product, str) and _DIGITS.fullmatch(product):
         product = int(product)
-    return type(product) is int and INT64.min <= product <= INT64.max
+    return product if type(product) is int and INT64.min <= product <= INT64.max else None
 
 
 def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
@@ -106,9 +111,16 @@ def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
         not isinstance(content, dict)
         or not content
         or not all(isinstance(value, list) and value for value in content.values())
-        or not all(type(product) is int for value in content.values() for product in value)
+        or not all(
+            type(product) is int and parse_id(product) is not None
+            for value in content.values()
+            for product in value
+        )
     ):
-        raise UserError(f"{path} is not {{query_id: [product_id, …]}} with an answer to each query: {advice}")
+        raise UserError(
+            f"{path} is not {{query_id: [product_id, …]}} with an answer to each query, "
+            f"an id being {ID_FORM}: {advice}"
+        )
     for query in content:
         _check_text(query, path, advice)
     return content

@@ -22,12 +22,12 @@ from pathlib import Path
 from kddcup.cli import Parser
 from kddcup.io.errors import UserError
 from kddcup.io.files import write_json, write_text
-from kddcup.rank.predictions import read_answers, read_predictions, write_predictions
+from kddcup.rank.predictions import ID_FORM, parse_id, read_answers, read_predictions, write_predictions
 
-_RUN_LINE = re.compile(r"\s*(\S+)\s+\S+\s+(-?[0-9]{1,18})\s+(-?[0-9]{1,18})\s+([-+.0-9eE]+)\s+\S+\s*")
-_RUN_FORM = "query Q0 product rank score tag, of which product and rank are whole numbers"
-_QRELS_LINE = re.compile(r"\s*(\S+)\s+\S+\s+(-?[0-9]{1,18})\s+(-?[0-9]{1,18})\s*")
-_QRELS_FORM = "query 0 product relevance, of which product and relevance are whole numbers"
+_RUN_LINE = re.compile(r"\s*(\S+)\s+\S+\s+(\S+)\s+(\S+)\s+([-+.0-9eE]+)\s+\S+\s*")
+_RUN_FORM = f"query Q0 product rank score tag, product and rank being {ID_FORM}"
+_QRELS_LINE = re.compile(r"\s*(\S+)\s+\S+\s+(\S+)\s+(\S+)\s*")
+_QRELS_FORM = f"query 0 product relevance, product and relevance being {ID_FORM}"
 
 
 def to_run(source: str, target: str) -> None:
@@ -53,23 +53,23 @@ def from_run(source: str, target: str) -> None:
         source: the run; product ids are whole numbers.
         target: predictions, in JSON.
     """
-    found: dict[str, dict[int, tuple[float, int]]] = {}
-    for place, (query, product, rank, score) in _fields(source, _RUN_LINE, _RUN_FORM):
+    run: dict[str, dict[int, tuple[float, int]]] = {}
+    for place, query, product, rank, score in _read_lines(source, _RUN_LINE, _RUN_FORM):
         try:
             value = float(score)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
             raise UserError(f"{place}: {score} is no finite score: mend the line")
-        candidates = found.setdefault(query, {})
-        if int(product) in candidates:
+        candidates = run.setdefault(query, {})
+        if product in candidates:
             raise UserError(f"{place}: product {product} is listed twice under query {query}: drop one")
-        candidates[int(product)] = (-value, int(rank))
+        candidates[product] = (-value, rank)
     write_predictions(
         target,
         {
             query: [(product, -candidates[product][0]) for product in sorted(candidates, key=candidates.get)]
-            for query, candidates in found.items()
+            for query, candidates in run.items()
         },
     )
 
@@ -89,20 +89,20 @@ def to_qrels(source: str, target: str) -> None:
 
 
 def from_qrels(source: str, target: str) -> None:
-    """Write TREC qrels as answers: what has a relevance above 0; queries without any are left out.
+    """Write TREC qrels as answers: products of a relevance above 0; queries without any are left out.
 
     Args:
         source: the qrels; product ids are whole numbers.
         target: answers, in JSON.
     """
-    judged: dict[str, dict[int, bool]] = {}
-    for place, (query, product, relevance) in _fields(source, _QRELS_LINE, _QRELS_FORM):
-        products = judged.setdefault(query, {})
-        if int(product) in products:
+    qrels: dict[str, dict[int, bool]] = {}
+    for place, query, product, relevance in _read_lines(source, _QRELS_LINE, _QRELS_FORM):
+        products = qrels.setdefault(query, {})
+        if product in products:
             raise UserError(f"{place}: product {product} is listed twice under query {query}: drop one")
-        products[int(product)] = int(relevance) > 0
+        products[product] = relevance > 0
     answers = {
-        query: [product for product in products if products[product]] for query, products in judged.items()
+        query: [product for product in products if products[product]] for query, products in qrels.items()
     }
     answered = {query: relevant for query, relevant in answers.items() if relevant}
     if not answered:
@@ -119,24 +119,30 @@ def _check_no_blank(query: str, source: str) -> None:
         )
 
 
-def _fields(path: str, line: re.Pattern[str], form: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each line's place, for messages, and its fields that ``line`` captures; blank lines are passed over.
+def _read_lines(path: str, line: re.Pattern[str], form: str) -> Iterator[tuple]:
+    """The place of each line, for messages, and its fields: the query, the product, a number, further texts.
+
+    Blank lines are passed over.
 
     Raises:
         UserError: the file is not UTF-8, has no line, or one that is not of the ``form``.
     """
     try:
-        text = Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason}): expected lines of {form}") from None
     if not text.strip():
         raise UserError(f"{path} is empty: expected lines of {form}")
-    for number, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            match = line.fullmatch(content)
-            if not match:
-                raise UserError(f"{path}, line {number}: expected {form}")
-            yield f"{path}, line {number}", match.groups()
+    for count, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        place = f"{path}, line {count}"
+        match = line.fullmatch(content)
+        query, product, number, *others = match.groups() if match else (None,) * 3
+        product, number = parse_id(product), parse_id(number)
+        if product is None or number is None:
+            raise UserError(f"{place}: expected {form}")
+        yield place, query, product, number, *others
 
 
 COMMANDS = {function.__name__: function for function in (to_run, from_run, to_qrels, from_qrels)}

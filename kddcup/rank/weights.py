@@ -16,7 +16,7 @@ GRID = np.stack([np.linspace(0, 1, 100), 1 - np.linspace(0, 1, 100)], 1)
 """[100, 2] the published grid of two models' weights."""
 STEPS = 60
 LINES = 200
-STARTS = 10
+STARTS = 20
 FOLDS = 5
 SEED = 2020
 TOLERANCE = 1e-12

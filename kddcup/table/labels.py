@@ -1,8 +1,10 @@
 """The names of class labels."""
 
+import re
 from pathlib import Path
 
 from kddcup.io.errors import UserError
+from kddcup.table.rows import INT64
 
 COMPETITION_LABELS = (
     "top clothes (coat, jacket, shirt, etc.)",
@@ -40,15 +42,14 @@ COMPETITION_LABELS = (
     "hand",
 )
 """The names of the competition's 33 labels, as released; a label is a place in this list."""
-MAX_DIGITS = 18
-"""The most digits of a label, which is below 2^63."""
+_LINE = re.compile(r"(-?[0-9]{1,19})\t(.+)")
 
 
 def read_labels(data_dir: Path) -> dict[int, str]:
     """Read the names of class labels from ``DATA/multimodal_labels.txt``; none where there is no such file.
 
     Raises:
-        UserError: a line is not a number, a tab and a name.
+        UserError: a line is not a number of 64 bits, a tab and a name.
     """
     path = data_dir / "multimodal_labels.txt"
     if not path.is_file():
@@ -56,8 +57,11 @@ def read_labels(data_dir: Path) -> dict[int, str]:
     labels = {}
     lines = path.read_bytes().decode("utf-8-sig", errors="replace").rstrip().splitlines()
     for number, line in enumerate(lines[1:], 2):
-        label, _, name = line.partition("\t")
-        if not label.isdecimal() or len(label) > MAX_DIGITS or not name:
-            raise UserError(f"{path}, line {number}: expected a number, a tab and a name: get the file again")
-        labels[int(label)] = name
+        match = _LINE.fullmatch(line)
+        if not match or not INT64.min <= int(match[1]) <= INT64.max:
+            raise UserError(
+                f"{path}, line {number}: expected a number from -2^63 to 2^63 - 1, a tab and a name: "
+                "get the file again"
+            )
+        labels[int(match[1])] = match[2]
     return labels
