@@ -82,7 +82,8 @@ def call_main(module: str, *args: object) -> str:
     folder, _, script = module.rpartition(".")
     printed = io.StringIO()
     argv = [f"{script}.py", *map(str, args)]
-    with contextlib.chdir(ROOT / folder), contextlib.redirect_stdout(printed), mock.patch("sys.argv", argv):
+    place = ROOT / folder.replace(".", "/")
+    with contextlib.chdir(place), contextlib.redirect_stdout(printed), mock.patch("sys.argv", argv):
         importlib.import_module(module).main()
     return printed.getvalue()
 

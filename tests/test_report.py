@@ -32,7 +32,7 @@ from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary
 from kddcup.train.checkpoint import RunConfig, write_checkpoint
 from model1.model import WordImageModel
 from tests import small
-from tests.conftest import assert_one_line_error, run_script, table_row, write_table
+from tests.conftest import call_main, run_script, table_row, write_table
 
 HOSTILE = '<script>document.title="broken"</script> "quoted\' </script> \u202eright \u2028 to left'
 HOSTILE_LABEL = '</script><img src=x onerror=\'document.title="broken"\'>"'
@@ -77,8 +77,7 @@ def write_inputs(folder):
 
 
 def blend(folder, *args):
-    done = run_script(".", "ensemble.py", "--data_dir", folder, "--resources_dir", folder, *args)
-    assert done.returncode == 0, done.stderr
+    call_main("ensemble", "--data_dir", folder, "--resources_dir", folder, *args)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,14 @@ def write_words(folder, **others):
 
 
 def report(folder, *args):
-    return run_script(".", "-m", "kddcup.report", "--data_dir", folder, "--resources_dir", folder, *args)
+    """What the script prints."""
+    return call_main("kddcup.report.__main__", "--data_dir", folder, "--resources_dir", folder, *args)
+
+
+def assert_refused(folder, *args, words):
+    with pytest.raises(UserError) as caught:
+        report(folder, *args)
+    assert all(text in str(caught.value) for text in words)
 
 
 @pytest.fixture(scope="session")
@@ -179,7 +185,8 @@ def written(blended, tmp_path_factory):
     """The page of the inputs and of what model1's scores are made of."""
     folder = shutil.copytree(blended, tmp_path_factory.mktemp("report") / "inputs")
     write_words(folder)
-    done = report(folder)
+    command = ("-m", "kddcup.report", "--data_dir", folder, "--resources_dir", folder)
+    done = run_script(".", *command)
     assert done.returncode == 0, done.stderr
     return folder / "report.html"
 
@@ -309,7 +316,7 @@ def test_words_have_the_weight_and_best_score_that_model1_gave_them(page):
 
 
 def test_without_words_the_page_names_the_command_that_makes_them(inputs, chromium):
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     assert "model1’s validation.py again" in page.one("#queries").text
     assert "--explain" in page.one("#queries").text
@@ -322,7 +329,7 @@ def test_photographs_lie_under_their_regions(inputs, chromium, tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     Image.new("RGB", (800, 400), "red").save(folder / "12.jpg")
-    assert report(inputs, "--images", folder).returncode == 0
+    report(inputs, "--images", folder)
     shutil.rmtree(folder)  # the page has its own
     page = Page(chromium, inputs / "report.html")
     open_query(page, "7")
@@ -352,9 +359,7 @@ def list_own_products(folder):
 
 def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chromium):
     list_own_products(inputs)
-    done = report(inputs)
-    assert done.returncode == 0, done.stderr
-    assert "1 products are drawn as regions" in done.stdout
+    assert "1 products are drawn as regions" in report(inputs)
     assert "elsewhere" not in (inputs / "report.html").read_text()
     page = Page(chromium, inputs / "report.html")
     open_query(page, "7")
@@ -375,14 +380,14 @@ def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chr
 
 def test_the_line_to_beat_is_shown_where_the_baseline_was_run(inputs, chromium):
     write(inputs, "valid_pred_logistic", MODEL2)
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     figures = {row.text.split()[0]: row.text.split()[1] for row in page.all(".models tbody tr")}
     assert list(figures) == ["model1", "model2", "blend", "logistic", "cross-validated", "random"]
     assert figures["logistic"] == figures["model2"]
     assert "logistic: scikit-learn" in page.one(".overview").text
     write(inputs, "valid_pred_logistic", {"7": MODEL2["7"]})
-    assert_one_line_error(report(inputs), "valid_pred_logistic.json lacks query 8")
+    assert_refused(inputs, words=["valid_pred_logistic.json lacks query 8"])
 
 
 def test_pictures_of_a_product_stand_side_by_side(tmp_path):
@@ -481,7 +486,7 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
         for table in ("valid", "test"):
             write(tmp_path, f"{table}_pred_{model}", predictions)
     blend(tmp_path)
-    assert report(tmp_path).returncode == 0
+    report(tmp_path)
     page = Page(chromium, tmp_path / "report.html")
     assert len(page.queries) == queries
     ndcg = [float(value) for value in page.texts(".query .strong")]
@@ -500,8 +505,7 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
 def test_words_that_do_not_add_up_to_the_scores_are_refused(inputs):
     other = {"words": ["one"], "products": {str(product): [[1.0, 0.3, 0]] for product in (11, 12, 13)}}
     write_words(inputs, **{"8": other})
-    done = report(inputs)
-    assert_one_line_error(done, "valid_pred_model1_words.json, query 8", "add up to 0.3", "--explain")
+    assert_refused(inputs, words=["valid_pred_model1_words.json, query 8", "add up to 0.3", "--explain"])
 
 
 @pytest.mark.parametrize(
@@ -521,9 +525,8 @@ def test_words_of_another_form_are_refused(tmp_path, content):
         read_explanations(tmp_path / "valid_pred_model1_words.json", pairs(MODEL1))
 
 
-def test_a_split_that_was_not_blended_ends_in_one_line_that_names_the_command(inputs):
-    done = report(inputs, "--split", "testA")
-    assert_one_line_error(done, "blend.json is of valid and testB", "python ensemble.py --split testA")
+def test_a_split_that_was_not_blended_is_refused(inputs):
+    assert_refused(inputs, "--split", "testA", words=["is of valid and testB", "ensemble.py --split testA"])
 
 
 def test_photographs_that_cannot_be_shown_are_refused(tmp_path):
@@ -538,8 +541,7 @@ def test_photographs_that_cannot_be_shown_are_refused(tmp_path):
 
 def test_a_table_without_a_candidate_is_refused(inputs):
     write_table(inputs / "valid" / "valid.tsv", [table_row(11, int(query), "text") for query in QUERIES])
-    done = report(inputs)
-    assert_one_line_error(done, "valid.tsv lacks product 12 under query 7", "valid_pred_model1.json")
+    assert_refused(inputs, words=["valid.tsv lacks product 12 under query 7", "valid_pred_model1.json"])
     assert not (inputs / "report.html").exists()
 
 
@@ -560,7 +562,7 @@ def test_a_table_without_label_names_has_numbers_and_not_the_competitions(inputs
         for product in (11, 12, 13)
     ]
     write_table(table, rows)
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     open_query(page, "7")
     assert set(page.texts(".labels bdi")) == {"label 2", f"label {largest}"}
@@ -580,7 +582,7 @@ def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
     models = write_third_model(inputs)
     write_words(inputs)
     blend(inputs, "--models", *models, "--normalize", "zscore")
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     written = Blend.read(inputs)
     assert page.all(".curve") == []
@@ -603,7 +605,7 @@ def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
 
 def test_one_model_is_shown_too(inputs, chromium):
     blend(inputs, "--models", inputs / "valid_pred_model2.json")
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     assert page.texts(".queries thead th")[3:5] == ["model2", "Blend"]
     assert set(page.texts(".query td:last-child")) == {"0.00"}
@@ -618,7 +620,7 @@ def test_a_dozen_models_with_long_names_have_room(inputs, chromium):
             write(inputs, f"{table}_a_matcher_with_a_long_name_{number}", MODEL1)
         models.append(inputs / f"valid_a_matcher_with_a_long_name_{number}.json")
     blend(inputs, "--models", *models)
-    assert report(inputs).returncode == 0
+    report(inputs)
     page = Page(chromium, inputs / "report.html")
     page.all(".query button")[0].click()
     for width in (360, 905, 1280):
@@ -631,7 +633,7 @@ def test_a_dozen_models_with_long_names_have_room(inputs, chromium):
 
 def test_a_page_is_of_the_blend_that_was_written(inputs):
     blend(inputs, "--search", "exact")
-    assert report(inputs).returncode == 0
+    report(inputs)
     weights = Blend.read(inputs).weights
     text = (inputs / "report.html").read_text()
     assert f"The blend is {weights[0]:.4f} · model1 + {weights[1]:.4f} · model2" in text
@@ -641,9 +643,9 @@ def test_a_page_is_of_the_blend_that_was_written(inputs):
 def test_a_blend_that_is_absent_or_older_than_the_predictions_is_refused(inputs):
     for model in ("model1", "model2"):
         write(inputs, f"valid_pred_{model}", {**MODEL1, "7": [[13, 0.9], [12, 0.5], [11, 0.1]]})
-    assert_one_line_error(report(inputs), "blend.json says NDCG@5", "run 'python ensemble.py' again")
+    assert_refused(inputs, words=["blend.json says NDCG@5", "run 'python ensemble.py' again"])
     (inputs / "blend.json").unlink()
-    assert_one_line_error(report(inputs), "blend.json does not exist: run 'python ensemble.py'")
+    assert_refused(inputs, words=["blend.json does not exist: run 'python ensemble.py'"])
 
 
 def test_another_split_is_blended_at_the_weight_of_valid(inputs):
@@ -652,9 +654,7 @@ def test_another_split_is_blended_at_the_weight_of_valid(inputs):
     write(inputs, "testB/testB_answer", {"7": [12]})
     weight = Blend.read(inputs).weights[0]
     out = inputs / "elsewhere" / "page.html"
-    done = report(inputs, "--split", "testB", "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert f"1 queries, 0.0 MB: {out}" in done.stdout
+    assert f"1 queries, 0.0 MB: {out}" in report(inputs, "--split", "testB", "--out", out)
     assert weight > 0
     assert f"The blend is {weight:.4f} · model1" in out.read_text()
 
