@@ -166,8 +166,8 @@ MODELS = {
 """By stage."""
 
 
-def tag(logits: Tensor, ids: Tensor) -> Tensor:
-    """The tagging loss of logits [B, V] and words [B, T], from log σ of the vocabulary, twice."""
+def compute_tagging_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """The tagging loss of logits [B, V] and words [B, T], by σ of each word of the vocabulary, twice."""
     positive = torch.zeros_like(logits).scatter(1, ids, 1.0)
     positive[:, 0] = 0
     negative = 1 - positive
@@ -180,7 +180,7 @@ def tag(logits: Tensor, ids: Tensor) -> Tensor:
 def compute_multilabel_losses(logits: multilabel.model.Logits, batch: Batch) -> dict[str, Tensor]:
     """The losses of stage 2."""
     captioning = F.cross_entropy(logits.captions, logits.words, ignore_index=0, reduction="sum") / len(batch)
-    return {"tagging": tag(logits.tags, batch.queries.ids), "captioning": captioning}
+    return {"tagging": compute_tagging_loss(logits.tags, batch.queries.ids), "captioning": captioning}
 
 
 def read_rows(path: Path) -> Iterator[tuple[dict[str, str], np.ndarray, np.ndarray]]:

@@ -20,7 +20,8 @@ def compute_losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
 def compute_tagging_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """−log σ(logit) of the query's distinct words and −log σ(−logit) of the hardest other words.
 
-    Only the logits that count go through σ; the plain twin is :func:`benchmarks.reference.tag`.
+    Only the logits that count go through σ. Its plain twin is
+    :func:`benchmarks.reference.compute_tagging_loss`.
 
     Args:
         logits: [B, V] of every word of the vocabulary.
