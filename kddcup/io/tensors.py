@@ -219,6 +219,8 @@ def _are_sizes(values: tuple) -> bool:
 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Whether the numbers of a tensor lie side by side, its dimensions in whatever order."""
+    if 0 in shape:
+        return True
     expected = 1
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1 and stride != expected:

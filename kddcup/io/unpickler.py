@@ -259,7 +259,11 @@ class _Array:
 
 def _get_value(value: Any) -> Any:
     """The array for which a value stands, or the value itself."""
-    return value.value if isinstance(value, _Array) else value
+    if not isinstance(value, _Array):
+        return value
+    if value.value is None:
+        refuse("it holds an array without contents")
+    return value.value
 
 
 class ArrayReader:
