@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -201,18 +201,31 @@ def read_settings_file(path: str) -> dict[Any, Any]:
         if len(content) > MAX_SETTINGS:
             raise ValueError(f"it has more than {MAX_SETTINGS:,} bytes")
         text = content.decode()
-        # Of ten lines that refer to each other, one value can be larger than any memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has a reference")
+        _check_structure(yaml.parse(text, yaml.SafeLoader))
         values = yaml.safe_load(text)
     # A ValueError is of bytes that are no UTF-8, of a number of thousands of digits, of a 13th month.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(
             f"--config {path} is no YAML of settings ({explain_error(error)}); see --help"
         ) from None
     if not isinstance(values, dict | NoneType):
         raise UserError(f"--config {path} has no settings by name, like 'seed: 1'; see --help")
     return values or {}
+
+
+def _check_structure(events: Iterable[yaml.Event]) -> None:
+    """See that YAML is nested no more than settings are, and that no value refers to another one.
+
+    The library takes a time that grows with the square of the depth, and of ten lines that refer to each
+    other it makes a value that is larger than any memory.
+    """
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 2:  # a list in a mapping
+            raise ValueError("it is nested too deeply")
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has a reference")
 
 
 @dataclasses.dataclass(frozen=True)

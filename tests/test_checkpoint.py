@@ -8,9 +8,10 @@ from kddcup.io.errors import UserError
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from kddcup.train.checkpoint import Checkpoint, ExportedEncoder, RunConfig, write_checkpoint
-from kddcup.train.folder import checkpoint_path, find_checkpoint
+from kddcup.train.folder import checkpoint_path, find_checkpoint, find_newest
 from model1.model import WordImageModel
 from tests import small
+from tests.conftest import call_main
 
 MODEL1 = stages.find("model1")
 VOCABULARY = Vocabulary("lexicon", [*SPECIALS, *(f"w{i}" for i in range(16))])
@@ -113,6 +114,38 @@ def test_checkpoints_come_before_ckpt_and_the_one_taken_is_said(tmp_path, monkey
     write(tmp_path / "ckpt", 6, use_epoch=6)
     assert find_checkpoint(MODEL1, None, 5).path.parent.name == "checkpoints"
     assert find_checkpoint(MODEL1, None, 6).path.parent.name == "ckpt"
+
+
+def test_a_checkpoint_a_folder_deeper_is_pointed_to(tmp_path):
+    write(tmp_path / "ckpt" / "model1", 5, use_epoch=5)
+    for epoch in (None, 5):
+        with pytest.raises(UserError, match=f"{tmp_path}/ckpt/model1 below it has checkpoints"):
+            find_checkpoint(MODEL1, str(tmp_path / "ckpt"), epoch)
+
+
+def test_weights_as_safetensors_are_found_by_their_epoch_after_those_of_pytorch(tmp_path):
+    model = write(tmp_path, 1, use_epoch=2)
+    write_checkpoint(tmp_path / "model-epoch1.safetensors", MODEL1.name_parts(model), config(use_epoch=2))
+    write_checkpoint(tmp_path / "model-epoch2.safetensors", MODEL1.name_parts(model), config(use_epoch=2))
+    assert find_checkpoint(MODEL1, str(tmp_path), 1).path.name == "model-epoch1.pth"
+    found = find_checkpoint(MODEL1, str(tmp_path), None)
+    assert found.path.name == "model-epoch2.safetensors"
+    assert found.config == config(use_epoch=2)
+    for name, value in found.build(MODEL1).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert find_newest(tmp_path).name == "model-epoch1.pth"  # what can be trained on
+
+
+def test_an_export_is_the_same_in_both_formats(trained, tmp_path):
+    saved = ("--checkpoints_dir", trained / "multilabel")
+    path = tmp_path / "encoder.safetensors"
+    call_main("multilabel.export_model", *saved, "--format", "safetensors", "--out_path", path)
+    first, second = (ExportedEncoder.read(str(name)) for name in (trained / "encoder.pth", path))
+    assert first.config == second.config
+    assert first.state.keys() == second.state.keys()
+    assert all(torch.equal(value, second.state[name]) for name, value in first.state.items())
+    with pytest.raises(UserError, match="is no name of a pth file"):
+        call_main("multilabel.export_model", *saved, "--out_path", path)
 
 
 @pytest.mark.parametrize(("stage", "epoch"), [("multilabel", 6), ("model1", 5), ("model2", 2)])

@@ -46,7 +46,7 @@ def test_the_full_size_is_trained_as_published(stage):
 
 @pytest.mark.parametrize(("epochs", "use_epoch"), [(2, 5), (2, 2), (1, 1)])
 def test_an_epoch_to_use_beyond_the_last_is_refused(epochs, use_epoch):
-    with pytest.raises(UserError, match=f"--use_epoch {use_epoch} is beyond the last of --epochs {epochs},"):
+    with pytest.raises(UserError, match=f"--use_epoch {use_epoch} is beyond the last epoch"):
         parse("--epochs", str(epochs), "--use_epoch", str(use_epoch), "--stop_at_use_epoch")
     assert parse("--epochs", str(use_epoch + 1), "--use_epoch", str(use_epoch)).use_epoch == use_epoch
 
@@ -95,10 +95,24 @@ def test_a_script_ends_in_one_line_at_a_wrong_flag(command):
     assert_one_line_error(run_script(".", *command), "see --help")
 
 
-@pytest.mark.parametrize("content", ["data_dir: " + "[" * 100_000, "data_dir: " + "[" * 19_000, "- " * 9_000])
-def test_settings_nested_too_deeply_end_in_one_line(tmp_path, content):
-    (tmp_path / "deep.yaml").write_text(content)
-    assert_one_line_error(run_script(".", "preprocess.py", "--config", tmp_path / "deep.yaml"), "config")
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_a_mistake_shows_its_traceback_on_request_and_then_the_one_line(tmp_path, monkeypatch, debug):
+    monkeypatch.setenv("KDDCUP_DEBUG", debug)
+    done = run_script(".", "-m", "kddcup.predictions", "to_run", tmp_path / "absent.json", tmp_path / "run")
+    *traceback, line = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith(f"error: {tmp_path}/absent.json does not exist")
+    assert (traceback[:1] == ["Traceback (most recent call last):"]) == (debug == "1")
+    assert any("FileNotFoundError" in shown for shown in traceback) == (debug == "1")
+
+
+def test_scripts_run_without_docstrings(tmp_path):
+    """``python -OO`` drops them, and the help texts are from there."""
+    sizes = ("--train_queries", 3, "--eval_queries", 2, "--dim", 8)
+    done = run_script(".", "-OO", "-m", "kddcup.sample", "--out", tmp_path / "data", *sizes)
+    assert done.returncode == 0, done.stderr
+    shown = run_script("model1", "-OO", "train.py", "--help").stdout
+    assert "\nMatcherSettings:\n  --encoder_rate " in shown
 
 
 def test_help_describes_every_flag(capsys):
