@@ -53,8 +53,8 @@ class PreprocessSettings:
         processes: that will train; the table's rows have to fill a batch of each. By default that is not
             checked here.
         seed: of the lexicon's vectors and the clusters.
-        force: redo finished work, and start unfinished work over.
-        verify: read through what is finished, compare checksums, and make nothing.
+        force: redo finished work; start unfinished work over.
+        verify: check what is finished against its checksums; write nothing.
     """
 
     data_dir: str = "data"
@@ -112,7 +112,7 @@ def is_finished(data: Path, choices: dict[str, object], dictionary: UserDictiona
 
 
 def check_trainable(settings: PreprocessSettings) -> None:
-    """See that the stages to come can train on what was written.
+    """Check that the stages to come can train on what was written.
 
     Raises:
         UserError: they cannot, which is better said now than after the hours of stage 2.

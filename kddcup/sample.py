@@ -28,7 +28,7 @@ from kddcup.table.labels import COMPETITION_LABELS
 from kddcup.table.rows import COLUMNS, encode_base64
 
 SAMPLE_MARKER = "sample.json"
-"""In a folder of a sample, which may be written over."""
+"""The marker in a folder of a sample, which may be written over."""
 BODY_PARTS = range(29, 33)
 
 # Value: (English, Chinese); a category has its class label besides.
@@ -76,7 +76,7 @@ SHOWN_SHARE = 0.6
 STRENGTH = 4.0
 NOISE = 0.4
 SHADOW = 0.3
-"""Subtracted before the rectification, so that features are sparse."""
+"""The value subtracted before the rectification, so that features are sparse."""
 CANDIDATES = 30
 SMALL_LISTS = (8, 21)
 SMALL_LIST_SHARE = 0.1
@@ -130,7 +130,7 @@ class Shop:
         ]
         self.products: list[Product] = []
         self.wanted: dict[int, dict[int, int]] = {}
-        """By query id, the attributes that it asks for and their values."""
+        """The attributes that a query asks for and their values, by query id."""
         self._texts: set[str] = set()
 
     def add_product(self, wanted: dict[int, int]) -> int:
@@ -275,7 +275,7 @@ def write_sample(settings: SampleSettings) -> Shop:
     """Write the tables and answers into ``settings.out``; gives the products and queries that are in them.
 
     Raises:
-        UserError: there are tables that are no sample.
+        UserError: there are tables that are not a sample.
     """
     out = Path(settings.out)
     if (out / "train" / "train.tsv").exists() and not (out / SAMPLE_MARKER).exists():

@@ -447,8 +447,8 @@ def list_texts() -> Iterator[Case]:
     )
     for name, (content, expected) in {
         "a list": ([1, 2], "is no state dict"),
-        "a number": ({"embeddings.word_embeddings.weight": 3}, "is no tensor"),
-        "a number for each tensor": (bert_of(3), "is no tensor"),
+        "a number": ({"embeddings.word_embeddings.weight": 3}, "is not a tensor"),
+        "a number for each tensor": (bert_of(3), "is not a tensor"),
         "one dimension": (bert_of(torch.zeros(5)), "does not hold BERT's embeddings"),
         "fewer vectors than words": (bert_of(torch.zeros(4, 4)), "5 tokens but 4 word vectors"),
         "whole numbers": (bert_of(torch.ones(5, 4, dtype=torch.int64)), "is of torch.int64"),

@@ -62,7 +62,7 @@ def test_no_case_changes_what_reads_the_next(folder):
 def test_a_stage_ends_in_one_line_at_a_checkpoint_that_would_run_code(folder, script):
     torch.save({"item": Touches(), "model": Touches()}, folder / "model-epoch0.pth")
     done = run_script(script, "validation.py", "--checkpoints_dir", folder, "--epoch", 0)
-    assert_one_line_error(done, "model-epoch0.pth is no checkpoint that can be read safely")
+    assert_one_line_error(done, "model-epoch0.pth is not a checkpoint that can be read safely")
 
 
 def test_many_arrays_of_the_same_bytes_are_refused(tmp_path):

@@ -135,14 +135,14 @@ def torn(path):
 
 
 BAD = {
-    "an EPS": (lambda path: half_red().save(path, "eps"), "it is no JPEG"),
-    "a PPM": (lambda path: half_red().save(path, "ppm"), "it is no JPEG"),
-    "text": (lambda path: path.write_text("<svg/>"), "it is no JPEG"),
-    "nothing": (lambda path: path.write_bytes(b""), "it is no JPEG"),
+    "an EPS": (lambda path: half_red().save(path, "eps"), "it is not a JPEG"),
+    "a PPM": (lambda path: half_red().save(path, "ppm"), "it is not a JPEG"),
+    "text": (lambda path: path.write_text("<svg/>"), "it is not a JPEG"),
+    "nothing": (lambda path: path.write_bytes(b""), "it is not a JPEG"),
     "20,000 × 20,000": (bomb, "179 million pixels"),
     "half a JPEG": (torn, "truncated"),
-    "a folder": (lambda path: path.mkdir(), "it is no file"),
-    "a pipe": (os.mkfifo, "it is no file"),
+    "a folder": (lambda path: path.mkdir(), "it is not a file"),
+    "a pipe": (os.mkfifo, "it is not a file"),
     "no file": (lambda path: None, "No such file"),
     "fractions": (
         lambda path: Image.fromarray(np.ones((4, 4), np.float32)).save(path, "tiff"),
@@ -162,5 +162,5 @@ def test_what_is_no_picture_says_why(tmp_path, case):
 
 def test_the_page_opens_photographs_by_the_same_door(tmp_path):
     BAD["an EPS"][0](tmp_path / "0.jpg")
-    with pytest.raises(UserError, match=r"0\.jpg is no image that can be read \(it is no JPEG"):
+    with pytest.raises(UserError, match=r"0\.jpg is no image that can be read \(it is not a JPEG"):
         read_photographs(tmp_path, {0})

@@ -316,7 +316,7 @@ BAD = {
         "has neither model.safetensors nor",
     ),
     "needs timm": (needs_timm, "needs timm, which this project does without"),
-    "code of its own": (has_code, "is no network that transformers can load"),
+    "code of its own": (has_code, "is not a network that transformers can load"),
     "weights are missing": (lacks_weights, "lacks .* and .* more weights of RTDetrForObjectDetection"),
     "torn": (
         lambda folder: (save(folder, "RT-DETR"), (folder / "model.safetensors").write_bytes(b"torn")),
@@ -324,9 +324,9 @@ BAD = {
     ),
     "no processor": (
         lambda folder: (save(folder, "RT-DETR"), (folder / "preprocessor_config.json").unlink()),
-        "is no network that transformers can load",
+        "is not a network that transformers can load",
     ),
-    "a backbone": (lambda folder: BACKBONES["ViT"]().save_pretrained(folder), "is no network that"),
+    "a backbone": (lambda folder: BACKBONES["ViT"]().save_pretrained(folder), "is not a network that"),
 }
 
 

@@ -234,7 +234,7 @@ def test_bad_pictures_are_listed_and_skipped(shop, small_network):
     listed = (out / "bad_pictures.csv").read_text().splitlines()
     assert listed[0] == "image,reason"
     assert listed[1].endswith(",there is no such file")
-    assert listed[2].endswith('0.png,"it is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"')
+    assert listed[2].endswith('0.png,"it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"')
     assert {row.product_id for row in rows_of(out)} == set(range(2, 10))
     answers = json.loads((out / "valid" / "valid_answer.json").read_text())
     assert sorted(map(tuple, answers.values())) == [(i,) for i in range(2, 10)]
@@ -317,7 +317,7 @@ def test_what_is_needed_is_asked_for(shop, lacking):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"images": "nowhere"}, "nowhere is no folder"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
         ({"pairs": "nowhere.csv"}, "nowhere.csv"),
         ({"grid": -1}, "grid"),
         ({"grid": 17}, "--grid 17 is too fine"),

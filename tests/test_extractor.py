@@ -42,7 +42,8 @@ def test_the_same_weights_are_the_same_extractor_whatever_their_folder_is_called
 def test_all_else_makes_another(field):
     other = dataclasses.replace(LITE, **{field: OTHERS[field]})
     with pytest.raises(
-        UserError, match=r"^data has features by efficientnet-lite0 .*, and model\.pth knows .*: train anew$"
+        UserError,
+        match=r"^data has features by efficientnet-lite0 .*, but model\.pth was trained .*: train anew$",
     ):
         check(LITE, other)
 
@@ -51,7 +52,7 @@ def test_an_unknown_extractor_fits_only_an_unknown_one(tmp_path):
     check(None, read_extractor(tmp_path))
     with pytest.raises(UserError, match="data has features by an unknown extractor"):
         check(LITE, None)
-    with pytest.raises(UserError, match="knows those by an unknown extractor"):
+    with pytest.raises(UserError, match="was trained on those by an unknown extractor"):
         check(None, LITE)
 
 
@@ -110,7 +111,7 @@ def test_from_the_tables_to_the_export(data, tmp_path):
 
     # What stages 2 and 3 then refuse.
     write_extractor(data, dataclasses.replace(LITE, precision="bf16"))
-    with pytest.raises(UserError, match=r"data has features by .* bf16, and .*model-epoch0\.pth knows"):
+    with pytest.raises(UserError, match=r"data has features by .* bf16, but .*model-epoch0\.pth was trained"):
         call_main("multilabel.validation", "--data_dir", data, *saved, "--epoch", 0)
     call_main("preprocess", *stage1, "--force")
     with pytest.raises(UserError, match="run stage 2 on this data"):

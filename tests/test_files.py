@@ -170,7 +170,9 @@ def test_tensors_come_back_from_files_of_either_format(tmp_path, zipped):
 def test_a_checkpoint_that_would_run_a_command_is_refused_and_does_not_run_it(tmp_path, zipped):
     ran = tmp_path / "ran"
     torch.save({"a": Runs(ran)}, tmp_path / "t", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"t is no checkpoint that can be read safely .*: train it") as caught:
+    with pytest.raises(
+        UserError, match=r"t is not a checkpoint that can be read safely .*: train it"
+    ) as caught:
         read_tensors(tmp_path / "t", "train it")
     assert "\n" not in str(caught.value)
     assert not ran.exists()
@@ -182,7 +184,7 @@ def test_a_torn_checkpoint_is_a_users_error_wherever_it_is_torn(tmp_path, zipped
     content = (tmp_path / "t").read_bytes()
     for end in range(len(content)):
         (tmp_path / "t").write_bytes(content[:end])
-        with pytest.raises(UserError, match="t is no checkpoint.*: train it") as caught:
+        with pytest.raises(UserError, match="t is not a checkpoint.*: train it") as caught:
             read_tensors(tmp_path / "t", "train it")
         assert "\n" not in str(caught.value)
 
@@ -190,7 +192,7 @@ def test_a_torn_checkpoint_is_a_users_error_wherever_it_is_torn(tmp_path, zipped
 @pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04", b"\x00" * 100])
 def test_a_file_that_is_no_checkpoint_is_a_users_error(tmp_path, content):
     (tmp_path / "t").write_bytes(content)
-    with pytest.raises(UserError, match="t is no checkpoint.*: train it"):
+    with pytest.raises(UserError, match="t is not a checkpoint.*: train it"):
         read_tensors(tmp_path / "t", "train it")
 
 

@@ -186,7 +186,7 @@ def test_a_row_that_does_not_fit_is_named(photos: Path, row: str, reason: str) -
     ("line", "reason"),
     [
         ('{"query": ', "it is not JSON"),
-        ("[1]", "it is no JSON object"),
+        ("[1]", "it is not a JSON object"),
         ('{"query": ["a"], "product_id": 1}', "query is neither"),
         ('{"query": "a", "product_id": 1.5}', "product_id is neither"),
         ('{"query": "a", "product_id": true}', "product_id is neither"),
@@ -218,7 +218,7 @@ def test_ten_rows_that_do_not_fit_are_shown_at_once(photos: Path) -> None:
         ("query,product_id\n", "has a header and no row"),
         ("query,product_id\nbag,gone\nmug,lost\n", "none of the pictures"),
         ("query,product_id,split\nSchöne,1,train\n".encode("latin-1"), "line 2 is not UTF-8"),
-        ("query,product_id\nbag,1\nmug,2\n", "too few to be dealt"),
+        ("query,product_id\nbag,1\nmug,2\n", "too few to split"),
     ],
 )
 def test_a_table_that_cannot_be_read_ends_in_a_reason(
@@ -232,7 +232,7 @@ def test_a_table_that_cannot_be_read_ends_in_a_reason(
 def test_absent_files_are_named(photos: Path) -> None:
     with pytest.raises(UserError, match=r"gone.csv does not exist"):
         read_pairs(photos / "gone.csv", photos)
-    with pytest.raises(UserError, match="gone is no folder"):
+    with pytest.raises(UserError, match="gone is not a folder"):
         read_pairs(photos / "gone.csv", photos / "gone")
 
 

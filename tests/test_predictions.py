@@ -81,9 +81,9 @@ def test_product_ids_have_64_bits(tmp_path, number):
     [
         ("{", "is not JSON"),
         ("", "is not JSON"),
-        ([], "no object of query ids"),
-        ({}, "no object of query ids"),
-        ("3", "no object of query ids"),
+        ([], "not an object of query ids"),
+        ({}, "not an object of query ids"),
+        ("3", "not an object of query ids"),
         ({"1": []}, "query 1: expected a list of [product_id, score]"),
         ({"1": {"7": 0.5}}, "query 1: expected a list"),
         ({"0": [[7, 0.5]], "1": [7, 8]}, "query 1: expected a list"),
@@ -265,8 +265,8 @@ def test_ir_measures_finds_the_same_figures_in_run_and_qrels(tmp_path):
         ("from_run", "1 Q0 7 first 0.5 t\n", "line 1: expected query"),
         ("from_run", "1 Q0 7 1 high t\n", "line 1: expected query"),
         ("from_run", "1 Q0 7 1 nan t\n", "line 1: expected query"),
-        ("from_run", "1 Q0 7 1 1e999 t\n", "line 1: 1e999 is no finite score"),
-        ("from_run", "1 Q0 7 1 1e t\n", "line 1: 1e is no finite score"),
+        ("from_run", "1 Q0 7 1 1e999 t\n", "line 1: 1e999 is not a finite score"),
+        ("from_run", "1 Q0 7 1 1e t\n", "line 1: 1e is not a finite score"),
         (
             "from_run",
             "1 Q0 7 1 0.5 t\n2 Q0 7 1 0.5 t\n1 Q0 07 2 0.4 t\n",

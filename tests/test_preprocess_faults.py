@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert stored(tmp_path / "store") == {}
     again = Ingest(Table(table), tmp_path / "store", "float16", workers)
     again.run()
-    assert "going on after" in capsys.readouterr().out
+    assert "continuing after" in capsys.readouterr().out
     assert stored(tmp_path / "store") == stored(tmp_path / "whole")
     assert again.source == whole.source
     names = ("rows", "products", "regions", "outside", "differing", "renamed", "texts")
@@ -153,7 +153,7 @@ def test_a_converting_process_that_is_killed_ends_the_run_and_the_next_goes_on(
         with pytest.raises(UserError, match=r"train\.tsv: a converting process was killed.*fewer --workers$"):
             Ingest(table, tmp_path / "store", "float16", 2).run()
     Ingest(table, tmp_path / "store", "float16", 2).run()
-    assert "going on after" in capsys.readouterr().out
+    assert "continuing after" in capsys.readouterr().out
     Ingest(table, tmp_path / "whole", "float16", 1).run()
     assert stored(tmp_path / "store") == stored(tmp_path / "whole")
 
@@ -208,7 +208,7 @@ def test_a_table_with_other_times_and_the_same_contents_goes_on(tmp_path, monkey
     interrupted(table, tmp_path / "store", monkeypatch, 2)
     os.utime(table, (1, 1))
     Ingest(Table(table), tmp_path / "store", "float16", 1).run()
-    assert "going on after" in capsys.readouterr().out
+    assert "continuing after" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [edited, grown, shrunk])
@@ -320,7 +320,7 @@ def test_a_run_that_stopped_at_a_bad_row_goes_on_when_it_may_be_skipped(tmp_path
     with pytest.raises(UserError, match="line 16: num_boxes must be"):
         Ingest(table, tmp_path / "store", "float16", 1).run()
     Ingest(table, tmp_path / "store", "float16", 1, tmp_path / "bad.tsv", 1).run()
-    assert "going on after" in capsys.readouterr().out
+    assert "continuing after" in capsys.readouterr().out
 
 
 def pack(table):
@@ -344,5 +344,5 @@ def test_a_packed_table_gives_the_same_files(tmp_path):
 def test_a_torn_packed_table_ends_in_one_line(tmp_path):
     packed = pack(write_table(tmp_path / "train" / "train.tsv", ROWS))
     packed.write_bytes(packed.read_bytes()[:-20])
-    assert_one_line_error(run(tmp_path), f"{packed} is no whole gzip file", "get it again")
+    assert_one_line_error(run(tmp_path), f"{packed} is not a complete gzip file", "get it again")
     assert written(tmp_path) == {}

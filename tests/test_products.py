@@ -44,7 +44,7 @@ def test_tables_of_the_competition_have_neither(tmp_path: Path) -> None:
     [
         ("id,title\n", "line 1: expected product_id,shop_id,title,url"),
         ("product_id,shop_id,title,url\n1,a,b\n", "line 2: expected 4 fields, found 3"),
-        ("product_id,shop_id,title,url\n1,a,b,c\n-1,a,b,c\n", "line 3: '-1' is no whole number"),
+        ("product_id,shop_id,title,url\n1,a,b,c\n-1,a,b,c\n", "line 3: '-1' is not a whole number"),
         ('product_id,shop_id,title,url\n1,"a,b,c\n', "cannot be read"),
     ],
 )

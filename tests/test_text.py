@@ -336,14 +336,14 @@ WORDS = "embeddings.word_embeddings.weight"
 BOTH, BIN = ("safetensors", "bin"), ("bin",)
 # What stands for the word embeddings, in which files it can, and what the error says.
 NO_WEIGHTS = {
-    "code": (lambda vectors: print, BIN, "no checkpoint that can be read safely"),
-    "a text": (lambda vectors: "x", BIN, "is no tensor"),
+    "code": (lambda vectors: print, BIN, "not a checkpoint that can be read safely"),
+    "a text": (lambda vectors: "x", BIN, "is not a tensor"),
     "integers": (lambda vectors: vectors.long(), BOTH, "is of torch.int64"),
     "complex numbers": (lambda vectors: vectors.to(torch.complex64), BOTH, "is of torch.complex64"),
     "not finite": (lambda vectors: vectors / 0, BOTH, "not finite"),
     "numbers that the file lacks": (lambda vectors: torch.zeros(1).expand(30_000_000, 8), BIN, "not dense"),
-    "a sparse tensor": (lambda vectors: vectors.to_sparse(), BIN, "no checkpoint that can be read safely"),
-    "a meta tensor": (lambda vectors: vectors.to("meta"), BIN, "no checkpoint that can be read safely"),
+    "a sparse tensor": (lambda vectors: vectors.to_sparse(), BIN, "not a checkpoint that can be read safely"),
+    "a meta tensor": (lambda vectors: vectors.to("meta"), BIN, "not a checkpoint that can be read safely"),
     "one dimension": (lambda vectors: vectors.flatten(), BOTH, "shapes"),
     "another width": (lambda vectors: vectors[:, :4].clone(), BOTH, "shapes"),
 }

@@ -129,7 +129,10 @@ def test_a_last_line_without_an_end_is_read_which_is_said(tmp_path, capsys):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "red"), table_row(2, 11, "blue")])
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
     assert [row.query_id for row in rows_of(path)] == [10, 11]
-    assert "t.tsv: the last line has no end; see that it is whole" in capsys.readouterr().err
+    assert (
+        "t.tsv: the last line does not end in a newline; check that the file is complete"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("number", [-(2**63), -1, 0, 10**18, 2**63 - 1])
@@ -235,14 +238,14 @@ def test_a_line_with_too_few_fields_is_named(tmp_path):
         file.write("2\t200\t400\n")
     assert (
         error_of(path)
-        == f"{path}, line 3: expected 9 tab-separated fields, found 3; mend the row or take it out"
+        == f"{path}, line 3: expected 9 tab-separated fields, found 3; fix the row or take it out"
     )
 
 
 def test_a_query_that_is_not_utf8_is_named(tmp_path):
     path = write_table(tmp_path / "t.tsv", [table_row(1, 10, "QUERY")])
     path.write_bytes(path.read_bytes().replace(b"QUERY", b"\xff\xfe"))
-    assert error_of(path) == f"{path}, line 2: query is not UTF-8; mend the row or take it out"
+    assert error_of(path) == f"{path}, line 2: query is not UTF-8; fix the row or take it out"
 
 
 def test_rows_before_the_bad_one_are_given(tmp_path):

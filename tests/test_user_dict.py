@@ -40,8 +40,8 @@ def test_a_file_of_words_is_read_as_jieba_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("杯 1.5 n\n".encode(), "no word with a frequency"),
-        ("杯 3 n 4\n".encode(), "no word with a frequency"),
+        ("杯 1.5 n\n".encode(), "not a word with a frequency"),
+        ("杯 3 n 4\n".encode(), "not a word with a frequency"),
         ("杯\n".encode("gbk"), "is not UTF-8"),
     ],
 )

@@ -131,7 +131,7 @@ def explain_write_error(path: Path, error: OSError, size: int | None = None) -> 
             f"{path} cannot be written ({os.strerror(error.errno)}): {needed}{folder} has "
             f"{shutil.disk_usage(folder).free:,} bytes free; make room there, or name another folder"
         )
-    return f"{path} cannot be written ({explain_error(error)}): mend that, or name another folder"
+    return f"{path} cannot be written ({explain_error(error)}): fix that, or name another folder"
 
 
 def count_bytes(value: Any) -> int:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something a user can mend; the message names the file, what is wrong and what to do."""
+    """Something a user can fix; the message names the file, what is wrong and what to do."""
 
 
 class Terminated(Exception):

@@ -75,7 +75,7 @@ def read_tensors(path: str | os.PathLike, made_by: str) -> dict[str, Any]:
         return _load(path, zipped)
     except (OSError, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{path} is no checkpoint that can be read safely ({explain_error(error)}): {made_by}"
+            f"{path} is not a checkpoint that can be read safely ({explain_error(error)}): {made_by}"
         ) from None
 
 
@@ -135,7 +135,7 @@ class _OrderedDict(dict):
     """Stands for an ``OrderedDict``, of whose attributes a module's ``_metadata`` is the one that is set."""
 
     def build(self, state: Any) -> None:
-        """See that no method gets hidden by an attribute."""
+        """Check that no method gets hidden by an attribute."""
         if not isinstance(state, dict) or set(state) != {"_metadata"}:
             refuse("it sets attributes of a dict")
 
@@ -208,7 +208,7 @@ def _make_parameter(arguments: tuple) -> _Tensor:
         case (_Tensor() as tensor, bool(), dict(hooks)) if not hooks:
             return tensor
         case _:
-            refuse("it has a parameter that is no tensor")
+            refuse("it has a parameter that is not a tensor")
 
 
 def _are_sizes(values: tuple) -> bool:
@@ -230,7 +230,7 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def check_weights(value: object, dtype: torch.dtype = torch.float32) -> None:
-    """See that a value of a file can be copied into a tensor: a tensor of finite numbers of its kind.
+    """Check that a value of a file can be copied into a tensor: a tensor of finite numbers of its kind.
 
     Args:
         value: of the file.
@@ -240,7 +240,7 @@ def check_weights(value: object, dtype: torch.dtype = torch.float32) -> None:
         ValueError: it cannot; the message goes after the value's name.
     """
     if not isinstance(value, Tensor):
-        raise ValueError("is no tensor")
+        raise ValueError("is not a tensor")
     if value.dtype != dtype and not (dtype in _FLOATS and value.dtype in _FLOATS):
         raise ValueError(f"is of {value.dtype}, expected {dtype}")
     if not value.isfinite().all():
@@ -277,4 +277,4 @@ def read_safetensors(
             wanted = [name for name in list(file.keys()) if names is None or name in names]
             return {name: file.get_tensor(name) for name in wanted}, file.metadata() or {}
     except Exception as error:  # what is wrong with a file shows itself in many ways
-        raise UserError(f"{path} is no file of safetensors ({explain_error(error)}): {made_by}") from None
+        raise UserError(f"{path} is not a file of safetensors ({explain_error(error)}): {made_by}") from None

@@ -65,7 +65,7 @@ class Machine:
         try:
             for opcode, argument, _ in pickletools.genops(self._stream):
                 self._execute(opcode.name, argument)
-        except ValueError as error:  # of what is no pickle
+        except ValueError as error:  # of what is not a pickle
             raise pickle.UnpicklingError(str(error)) from None
         value = self._check(self._pop())
         if self._stack:
@@ -122,7 +122,7 @@ class Machine:
             case "REDUCE":
                 arguments, function = self._pop(), self._pop()
                 if not callable(function) or not isinstance(arguments, tuple):
-                    refuse("it calls what is no function")
+                    refuse("it calls what is not a function")
                 result = function(arguments)
                 self._stack.append(self._register(result) if isinstance(result, dict) else result)
             case "BUILD":
@@ -213,7 +213,7 @@ class Machine:
         return target
 
     def _check(self, value: Any) -> Any:
-        """See that something is a value; gives it."""
+        """Check that something is a value; gives it."""
         value = _get_value(value)
         if not isinstance(value, self._types):
             refuse(f"it holds a {type(value).__name__}, which is not data")

@@ -21,7 +21,7 @@ SHORT_SIDE = 256
 STRIDE = 32
 """Pixels that sides are a multiple of, so that all of a picture is in the map, and many are of one size."""
 LONGEST = 4
-"""A picture that is longer than so many times its short side is squeezed to that."""
+"""The most times that a picture is longer than its short side; a longer one is squeezed to that."""
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from kddcup.io.files import format_csv, write_json, write_text
 from kddcup.pictures.drawing import PATTERNS, Colour, Drawing, mix
 from kddcup.pictures.wares import DARK, FORMS, PALE, Look
 
-MARKER = "catalogue.json"
-"""In a folder of a drawn catalogue, which may be written over."""
+CATALOGUE_MARKER = "catalogue.json"
+"""The marker in a folder of a drawn catalogue, which may be written over."""
 QUALITY = 90
 PLAIN_SHARE = 0.35
 PRODUCTS_A_QUERY = 6
-"""There are so many times more products than queries."""
+"""The number of products for each query."""
 MOST_FITTING = 40
-"""A query that more products fit than this is too wide to be asked."""
+"""The most products that fit a query; one that more fit is too wide."""
 
 
 class Kind(NamedTuple):
@@ -152,9 +152,9 @@ def write_catalogue(settings: CatalogueSettings) -> int:
         UserError: there are pairs that are not of a drawn catalogue.
     """
     out = Path(settings.out)
-    if (out / "pairs.csv").exists() and not (out / MARKER).exists():
+    if (out / "pairs.csv").exists() and not (out / CATALOGUE_MARKER).exists():
         raise UserError(f"{out} has other pairs, which stay as they are: name another folder with --out")
-    write_json(out / MARKER, {"made_by": "python -m kddcup.catalogue"})
+    write_json(out / CATALOGUE_MARKER, {"made_by": "python -m kddcup.catalogue"})
     wares = list(_invent(settings))
     rows = list(_ask(settings, wares))
     titles = {ware.shop_id: _title(ware, settings.language) for ware in wares}
@@ -194,7 +194,7 @@ def _accent(rng: np.random.Generator, base: Colour) -> Colour:
     """A colour that is told from the base: light or dark mostly, or another one."""
     choices = [PALE, PALE, DARK, mix(base, PALE, 0.6), mix(base, DARK, 0.6)]
     choices += [colour for _, colour in COLOURS.values()][:: int(rng.integers(3, 6))]
-    distant = [one for one in choices if np.abs(np.subtract(one, base)).sum() > 170]
+    distant = [colour for colour in choices if np.abs(np.subtract(colour, base)).sum() > 170]
     return distant[rng.integers(len(distant))]
 
 
@@ -223,9 +223,9 @@ def _ask(settings: CatalogueSettings, wares: list[Ware]) -> Iterator[tuple[str, 
         properties = ["colour", "material"] + ["pattern"] * (ware.words["pattern"] != "plain")
         chosen = rng.permutation(properties)[: rng.integers(1, 3)].tolist()
         fitting = [
-            one.shop_id
-            for one in wares
-            if all(one.words[name] == ware.words[name] for name in (noun, *chosen))
+            other.shop_id
+            for other in wares
+            if all(other.words[name] == ware.words[name] for name in (noun, *chosen))
         ]
         text = _phrase(rng, settings.language, ware.words[noun], [ware.words[name] for name in chosen])
         if text not in texts and len(fitting) <= MOST_FITTING:

@@ -16,9 +16,9 @@ Pairs = dict[tuple[int, int], bool]
 TENTHS = ("train",) * 8 + ("valid", "testB")
 """The split of each tenth of the pictures."""
 CANDIDATES = 30
-"""Of a query of valid or test, as most of the competition's have."""
+"""The number of candidates of a query of valid or test, as most of the competition's have."""
 MOST_RELEVANT = 10
-"""Of these: a list without others would say nothing of a ranking."""
+"""The most relevant ones of these: a list without others would say nothing of a ranking."""
 
 
 def deal_products(pairs: Pairs, pictures: Mapping[int, Sequence[Path]], source: Path) -> dict[str, Pairs]:
@@ -46,7 +46,7 @@ def deal_products(pairs: Pairs, pictures: Mapping[int, Sequence[Path]], source: 
     empty = [name for name, dealt in splits.items() if not any(dealt.values())]
     if empty:
         raise UserError(
-            f"{source}: {len(pictures)} products are too few to be dealt by their pictures, {empty[0]} gets "
+            f"{source}: {len(pictures)} products are too few to split by their pictures, {empty[0]} gets "
             "none: add products, or a column split"
         )
     return splits

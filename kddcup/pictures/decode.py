@@ -11,13 +11,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from kddcup.io.errors import explain_error
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""What Pillow may open. Of the others some run a program (EPS starts Ghostscript)."""
+"""The formats that Pillow may open. Of the others some run a program (EPS starts Ghostscript)."""
 DRAFT_MARGIN = 2
-"""A JPEG is decoded at no less than so many times the size asked for, so that scaling it still smooths."""
+"""The least factor of the size asked for at which a JPEG is decoded, so that scaling it still smooths."""
 
 
 class BadPictureError(Exception):
-    """A file that is no picture that can be read; the message says why."""
+    """A file that is not a picture that can be read; the message says why."""
 
 
 class Picture(NamedTuple):
@@ -37,13 +37,13 @@ def open_picture(path: str | os.PathLike, shortest: int | None = None) -> Pictur
             size, but not below that. By default it is decoded in full.
 
     Raises:
-        BadPictureError: it is no regular file of one of :data:`FORMATS`, is torn, or has more pixels than
+        BadPictureError: it is not a regular file of one of :data:`FORMATS`, is torn, or has more pixels than
             Pillow's limit, 179 million.
     """
     try:
         # A pipe would be waited for.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise BadPictureError("it is no file")
+            raise BadPictureError("it is not a file")
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as file:
             width, height = file.size
             if shortest:
@@ -54,7 +54,7 @@ def open_picture(path: str | os.PathLike, shortest: int | None = None) -> Pictur
     except BadPictureError:
         raise
     except UnidentifiedImageError:
-        raise BadPictureError("it is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF") from None
+        raise BadPictureError("it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF") from None
     except Image.DecompressionBombError:
         raise BadPictureError("it has more than 179 million pixels") from None
     except Exception as error:  # what is wrong with a picture shows itself in many ways

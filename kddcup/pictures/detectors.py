@@ -23,9 +23,9 @@ from kddcup.table.extractor import Extractor
 PICTURE = "picture"
 """The name of the class of the region that is all of a picture; its number follows the detector's own."""
 SHORT_SIDE = 800
-"""Of a detector whose processor names none."""
+"""The short side for a detector whose processor names none."""
 _SETTINGS = ("size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-"""Of a processor, which decide what pixels it makes."""
+"""The settings of a processor that decide what pixels it makes."""
 
 
 class ProcessorView:

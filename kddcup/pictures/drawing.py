@@ -15,7 +15,7 @@ Points = list[tuple[float, float]]
 SIDE = 288
 """Pixels of a picture."""
 FINER = 2
-"""The picture is drawn so many times larger, which makes edges smooth."""
+"""The factor by which a picture is drawn larger, which makes edges smooth."""
 DRAWN = SIDE * FINER
 STEPS = 14
 """Straight pieces of a curve."""

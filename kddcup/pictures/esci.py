@@ -18,7 +18,7 @@ from kddcup.pictures.listing import WantedPicture, choose_split, write_listing
 from kddcup.pictures.spreadsheet import Spreadsheet
 
 EXAMPLES, URLS = "examples.parquet", "product_image_urls.csv"
-COLUMNS = ("query", "product_id", "product_locale", "esci_label")
+EXAMPLE_COLUMNS = ("query", "product_id", "product_locale", "esci_label")
 RELEVANT = "E"
 SHARES = (("train", 80), ("valid", 10), ("testB", 10))
 
@@ -41,7 +41,7 @@ class EsciSettings:
 
 
 def read_examples(path: Path) -> Iterator[dict[str, str]]:
-    """Read the judged pairs of ``examples.parquet``, as :data:`COLUMNS`.
+    """Read the judged pairs of ``examples.parquet``, as :data:`EXAMPLE_COLUMNS`.
 
     Raises:
         UserError: it is absent or has other columns, or pyarrow is not installed.
@@ -56,10 +56,10 @@ def read_examples(path: Path) -> Iterator[dict[str, str]]:
         raise UserError(f"{path} does not exist: put ESCI's file there, or name its folder with --source")
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=list(COLUMNS)):
+            for batch in file.iter_batches(columns=list(EXAMPLE_COLUMNS)):
                 rows = batch.to_pylist()
-                if rows and len(rows[0]) != len(COLUMNS):
-                    raise ValueError(f"expected the columns {', '.join(COLUMNS)}")
+                if rows and len(rows[0]) != len(EXAMPLE_COLUMNS):
+                    raise ValueError(f"expected the columns {', '.join(EXAMPLE_COLUMNS)}")
                 yield from rows
     except Exception as error:  # what is wrong with a file shows itself in many ways
         raise UserError(f"{path} cannot be read ({explain_error(error)}): get it again") from None

@@ -38,7 +38,7 @@ from kddcup.train.rendezvous import join
 MADE_BY = "python -m kddcup.extract"
 MAX_GRID = 16
 TIMEOUT = datetime.timedelta(hours=2)
-"""That processes wait for one another."""
+"""The longest time that processes wait for one another."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class ExtractSettings:
     force: bool = False
 
     def __post_init__(self) -> None:
-        """See that there are not many more crops than the map has cells."""
+        """Check that there are not many more crops than the map has cells."""
         if self.grid > MAX_GRID:
             raise UserError(f"--grid {self.grid} is too fine for a map of 8 cells a side: at most {MAX_GRID}")
         if self.grid and self.detector:
@@ -211,7 +211,7 @@ class Extraction:
         if len(bad) > self._settings.max_bad_pictures:
             raise UserError(
                 f"{self._settings.pairs}: {len(bad):,} pictures are missing or cannot be read, listed in "
-                f"{self._out / BAD_PICTURES}: mend them or raise --max_bad_pictures"
+                f"{self._out / BAD_PICTURES}: fix them or raise --max_bad_pictures"
             )
         return len(bad)
 

@@ -12,7 +12,7 @@ from kddcup.pictures.regions import CROPS, Regions, cut_grid, pool_boxes, weigh_
 from kddcup.table.extractor import Extractor
 
 View = Callable[[Image.Image], np.ndarray]
-"""Scales a picture in RGB for a network; runs in the processes that decode."""
+"""A function that scales a picture in RGB for a network; runs in the processes that decode."""
 
 
 class RegionExtractor(Protocol):

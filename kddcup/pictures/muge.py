@@ -54,7 +54,7 @@ def read_texts(path: Path) -> Iterator[tuple[str, list[str]]]:
                 content = json.loads(line)
                 query, images = (
                     " ".join(content["text"].split()),
-                    [_read_id(one) for one in content["image_ids"]],
+                    [_read_id(image) for image in content["image_ids"]],
                 )
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 misfits.add(number, "it does not hold a text and image_ids")

@@ -13,9 +13,9 @@ from PIL import Image
 from kddcup.io.errors import UserError
 from kddcup.pictures.dealing import Pairs, deal_products, draw_candidates
 from kddcup.pictures.spreadsheet import SHOWN, Record, Spreadsheet
-from kddcup.table.products import MAX_DIGITS
+from kddcup.table.rows import MAX_DIGITS
 
-COLUMNS = ("query", "product_id", "split", "relevance", "image", "title", "url")
+PAIR_COLUMNS = ("query", "product_id", "split", "relevance", "image", "title", "url")
 SPLITS = ("train", "valid", "testA", "testB")
 RELEVANCES = {"": True, "1": True, "0": False}
 _WHOLE_NUMBER = re.compile(f"0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}}")
@@ -80,7 +80,9 @@ class Shop:
         splits = {}
         for name, (rows, answers) in self.splits.items():
             kept = [row for row in rows if row[0] not in lost]
-            found = {query: [one for one in right if one not in lost] for query, right in answers.items()}
+            found = {
+                query: [number for number in right if number not in lost] for query, right in answers.items()
+            }
             if kept:
                 splits[name] = SplitRows(kept, {query: right for query, right in found.items() if right})
         products = [product for product in self.products if product.number not in lost]
@@ -111,13 +113,13 @@ def read_pairs(path: Path, images_dir: Path) -> Shop:
             product has a picture.
     """
     if not images_dir.is_dir():
-        raise UserError(f"{images_dir} is no folder: name with --images the one that has the pictures")
-    sheet = Spreadsheet(path, COLUMNS)
+        raise UserError(f"{images_dir} is not a folder: name with --images the one that has the pictures")
+    sheet = Spreadsheet(path, PAIR_COLUMNS)
     lacking = [name for name in ("product_id", "query") if name not in sheet.columns]
     if lacking and not (lacking == ["query"] and "title" in sheet.columns):
         raise UserError(
             f"{path}, line 1: there is no column {' and no column '.join(lacking)}; "
-            f"expected query and product_id, and as you like {', '.join(COLUMNS[2:])}"
+            f"expected query and product_id, and as you like {', '.join(PAIR_COLUMNS[2:])}"
         )
     split_given = "split" in sheet.columns
     listing = _Listing(split_given)
@@ -245,7 +247,7 @@ class _Listing:
         if not self.places:
             raise UserError(f"{path} has a header and no row: list the products there")
         if not products:
-            names = ", ".join(one.name for one in missing[:SHOWN])
+            names = ", ".join(picture.name for picture in missing[:SHOWN])
             more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
             raise UserError(f"{images_dir} has none of the pictures of {path}: {names}{more} are missing")
         return products, missing

@@ -27,7 +27,7 @@ SAMPLES = 14
 """Points along each side of a box, as RoIAlign takes them: two in each of seven bins."""
 
 Weigh = Callable[[Tensor, Tensor, int], Tensor]
-"""Makes of starts [n], ends [n] and a number of cells the weights [n, cells] of the cells along a side."""
+"""A function of starts [n], ends [n] and a number of cells; gives weights [n, cells] of a side's cells."""
 
 
 @dataclass

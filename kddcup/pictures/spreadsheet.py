@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kddcup.io.errors import UserError
 
 SHOWN = 10
-"""Rows that do not fit are named up to this many; the rest is counted."""
+"""The most rows that do not fit to name; the rest is counted."""
 
 
 class Record(NamedTuple):
@@ -39,7 +39,7 @@ class Misfits:
             self._shown.append(f"line {line}: {reason}")
 
     def check(self) -> None:
-        """See that every row fitted.
+        """Check that every row fitted.
 
         Raises:
             UserError: some did not; the first ten are named.
@@ -49,7 +49,7 @@ class Misfits:
         rows = "1 row does" if self._count == 1 else f"{self._count:,} rows do"
         more = f"; and {self._count - SHOWN:,} more" if self._count > SHOWN else ""
         raise UserError(
-            f"{self._path}: {rows} not fit: {'; '.join(self._shown)}{more}: mend them and run again"
+            f"{self._path}: {rows} not fit: {'; '.join(self._shown)}{more}: fix them and run again"
         )
 
 
@@ -133,7 +133,7 @@ class Spreadsheet:
                 self.misfits.add(line, "it is not JSON")
                 continue
             if not isinstance(content, dict):
-                self.misfits.add(line, "it is no JSON object")
+                self.misfits.add(line, "it is not a JSON object")
                 continue
             content = {key.lower(): value for key, value in content.items()}
             fields = {name: content.get(name) for name in self._columns}

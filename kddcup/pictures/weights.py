@@ -13,7 +13,7 @@ from kddcup.io.errors import UserError, explain_error
 from kddcup.io.tensors import read_tensors
 
 LIBRARIES = ("timm", "torchvision")
-"""Optional for transformers, and not installed here."""
+"""Libraries that transformers can do without, and that are not installed here."""
 
 
 def sum_files(paths: Iterable[Path]) -> str:
@@ -108,7 +108,8 @@ def explain_failure(folder: Path) -> Iterator[None]:
                 "RT-DETR, D-FINE or YOLOS do"
             ) from None
         raise UserError(
-            f"{folder} is no network that transformers can load ({explain_error(error)}): name another folder"
+            f"{folder} is not a network that transformers can load ({explain_error(error)}): "
+            "name another folder"
         ) from None
     finally:
         logging.set_verbosity(verbosity)

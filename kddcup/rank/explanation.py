@@ -49,7 +49,7 @@ def read_explanations(path: str | os.PathLike, predictions: Predictions) -> dict
     advice = f"make it with '{MADE_BY}'"
     content = read_json(path, advice)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no object of query ids: {advice}")
+        raise UserError(f"{path} is not an object of query ids: {advice}")
     explanations = {}
     for query, candidates in predictions.items():
         try:

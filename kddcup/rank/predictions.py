@@ -15,7 +15,7 @@ from kddcup.table.rows import INT64
 ID_FORM = "a whole number from -2^63 to 2^63 - 1"
 _DIGITS = re.compile("-?[0-9]{1,19}")
 Predictions = dict[str, list[tuple[int, float]]]
-"""By query id, in the table's order: (product id, score), best first, ties in the order of the table."""
+"""The candidates by query id, in the table's order: (product id, score), best first, ties as in the table."""
 
 
 def write_predictions(path: str | os.PathLike, predictions: Predictions) -> None:
@@ -32,7 +32,7 @@ def read_predictions(path: str | os.PathLike, made_by: str) -> Predictions:
     advice = f"make it with '{made_by}'"
     content = read_json(path, advice)
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} is no object of query ids: {advice}")
+        raise UserError(f"{path} is not an object of query ids: {advice}")
     predictions = {}
     for query, candidates in content.items():
         _check_text(query, path, advice)
@@ -84,7 +84,7 @@ def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
 
 
 def _check_candidates(model: Predictions, path: Path, other: Predictions, other_path: Path) -> None:
-    """See that the first model has all candidates of the other."""
+    """Check that the first model has all candidates of the other."""
     for query, candidates in other.items():
         if query not in model:
             raise UserError(
@@ -129,13 +129,13 @@ def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
 def _check_text(query: str, path: str | os.PathLike, advice: str) -> None:
     # JSON can hold half of a pair of surrogates, which no file can.
     if query.encode(errors="ignore").decode() != query:
-        raise UserError(f"{path} has a query id that is no text: {advice}")
+        raise UserError(f"{path} has a query id that is not text: {advice}")
 
 
 def check_answered(
     predictions: Predictions, answers: Mapping[str, list[int]], sources: tuple[Path, Path]
 ) -> None:
-    """See that every query of the answers has predictions, and that not all answers are strangers to them.
+    """Check that every query of the answers has predictions, and at least one answer is among the candidates.
 
     Raises:
         UserError: it is not so; ``sources`` are the files of both.

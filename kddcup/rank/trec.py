@@ -1,4 +1,4 @@
-"""Scores and answers of each query's candidates, to and from JSON and TREC's formats; the submission as CSV.
+"""Predictions and answers to and from TREC's formats.
 
 A TREC run has lines of ``query Q0 product rank score tag``, qrels of ``query 0 product relevance``. Examples:
 
@@ -60,7 +60,7 @@ def from_run(source: str, target: str) -> None:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"{place}: {score} is no finite score: mend the line")
+            raise UserError(f"{place}: {score} is not a finite score: fix the line")
         candidates = run.setdefault(query, {})
         if product in candidates:
             raise UserError(f"{place}: product {product} is listed twice under query {query}: drop one")

@@ -1,1 +1,4 @@
-"""The evaluation page: what the models rank where, and why."""
+"""The evaluation page: what the models rank where, and why.
+
+Predictions are read, never made here; metrics and blends are in rank.
+"""

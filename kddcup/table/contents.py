@@ -20,7 +20,7 @@ class RowColumns:
     regions per row; ``class_labels`` [R] int64 over the regions; ``queries`` n texts.
 
     ``digests`` [n + bad] int64 of all lines, ``bad`` a list of the position among them, the kind and the
-    detail for each that is no row; ``stop`` is the byte where the next line begins.
+    detail for each that is not a row; ``stop`` is the byte where the next line begins.
     """
 
     scalars: dict[str, np.ndarray]

@@ -56,7 +56,7 @@ class Extractor:
         extractor = cls(**values)
         for field in dataclasses.fields(cls):
             if type(getattr(extractor, field.name)) is not field.type:
-                raise TypeError(f"{field.name} of the extractor is no {field.type.__name__}")
+                raise TypeError(f"{field.name} of the extractor is not of type {field.type.__name__}")
         return extractor
 
 
@@ -88,7 +88,7 @@ def read_extractor(folder: Path) -> Extractor | None:
 def check_same_extractor(
     trained: Extractor | None, model: str, found: Extractor | None, source: str, advice: str
 ) -> None:
-    """See that features are by the extractor that a model knows; an unknown one fits only an unknown one.
+    """Check that features are by the extractor that a model knows; an unknown one fits only an unknown one.
 
     Args:
         trained: the extractor of the features that the model was trained on.
@@ -102,6 +102,6 @@ def check_same_extractor(
     """
     if trained != found:
         raise UserError(
-            f"{source} has features by {found or 'an unknown extractor'}, and {model} knows those by "
-            f"{trained or 'an unknown extractor'}: {advice}"
+            f"{source} has features by {found or 'an unknown extractor'}, but {model} was trained on "
+            f"those by {trained or 'an unknown extractor'}: {advice}"
         )

@@ -106,7 +106,7 @@ class Ingest:
             raise UserError(f"{self._journal.folder} is not what this version writes: run '{REDO}'") from None
         if change is None:
             self._committed = self.contents.stop
-            print(f"going on after {self.contents.lines:,} lines, which an interrupted run has finished")
+            print(f"continuing after {self.contents.lines:,} lines, which an interrupted run has finished")
         else:
             print(f"{self._journal.folder}: {change} since the interrupted run; starting over")
             self._journal.clear()
@@ -117,7 +117,7 @@ class Ingest:
         Takes files back that the run had moved into place before it was killed.
         """
         if last["feature_dtype"] != self._dtype:
-            return "--feature_dtype is another"
+            return "--feature_dtype has changed"
         if not self._table.matches(last["stamp"], last["digest"], last["stop"]):
             return f"{self._table.path} has changed"
         for name, size in last["bytes"].items():

@@ -130,7 +130,7 @@ class LineFile:
         return self.stamp == stamp or (self.stamp[0] == stamp[0] and self.hash_lines(stop) == digest)
 
     def check_unchanged(self) -> None:
-        """See that the file is still as it was when reading began.
+        """Check that the file is still as it was when reading began.
 
         Raises:
             UserError: it has been written to, replaced or removed.
@@ -178,13 +178,18 @@ class LineFile:
                     file = stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20))
                 yield file
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise UserError(f"{self.path} is no whole gzip file ({error}): get it again") from None
+                raise UserError(f"{self.path} is not a complete gzip file ({error}): get it again") from None
             except OSError as error:
-                raise UserError(f"{self.path} cannot be read ({error.strerror}): mend that") from None
+                raise UserError(
+                    f"{self.path} cannot be read ({error.strerror}): check its permissions and its disk"
+                ) from None
 
     def _warn_of_torn_end(self, content: bytes) -> None:
         if not content.endswith(b"\n"):
-            tqdm.write(f"{self.path}: the last line has no end; see that it is whole", sys.stderr)
+            tqdm.write(
+                f"{self.path}: the last line does not end in a newline; check that the file is complete",
+                sys.stderr,
+            )
 
     def _check_blank(self, blank: list[Line]) -> None:
         if len(blank) > MAX_BLANK_LINES:

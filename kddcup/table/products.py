@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from kddcup.io.errors import UserError, explain_error
 from kddcup.io.files import format_csv, write_text
+from kddcup.table.rows import MAX_DIGITS
 
 MADE_BY = "python -m kddcup.extract"
-MAX_DIGITS = 18
-"""Of a product's number, which is below 2^63."""
 
 
 class ListedProduct(NamedTuple):
@@ -102,5 +101,5 @@ def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 def _number(path: Path, line: int, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise UserError(f"{path}, line {line}: {text!r} is no whole number: make it with '{MADE_BY}'")
+        raise UserError(f"{path}, line {line}: {text!r} is not a whole number: make it with '{MADE_BY}'")
     return int(text)

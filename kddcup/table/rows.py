@@ -27,6 +27,8 @@ MAX_PIXELS = 10**9
 """The largest size of an image and coordinate of a box; the areas of such boxes are finite."""
 INT64 = np.iinfo(np.int64)
 """The range of ids."""
+MAX_DIGITS = len(str(INT64.max)) - 1
+"""The most digits of a number in a text: with as many, each is an id."""
 
 
 class Row(NamedTuple):
@@ -54,7 +56,7 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A line that is no row.
+    """A line that is not a row.
 
     ``kind`` says what is wrong in words that many rows have in common, ``detail`` what was found and what was
     expected; the rest is as in a row.
@@ -176,7 +178,7 @@ def _parse_integer(name: str, field: memoryview, low: int, high: int) -> int:
     text = bytes(field[:40])
     number = int(text) if text.removeprefix(b"-").isdigit() else None
     if number is None or not low <= number <= high:
-        kind = f"{name} is no whole number" if number is None else f"{name} out of range"
+        kind = f"{name} is not a whole number" if number is None else f"{name} out of range"
         found = text.decode(errors="replace")
         raise _BadFieldError(kind, f"{name} must be a whole number from {low:,} to {high:,}, found {found!r}")
     return number

@@ -78,11 +78,11 @@ class Table(LineFile):
         return None
 
     def refuse_row(self, rows_before: int, detail: str) -> NoReturn:
-        """Say what is wrong with a bad row."""
-        raise UserError(f"{self.path}, line {rows_before + 2}: {detail}; mend the row or take it out")
+        """Raise the error of a bad row."""
+        raise UserError(f"{self.path}, line {rows_before + 2}: {detail}; fix the row or take it out")
 
     def refuse_empty(self) -> NoReturn:
-        """Say that the table has no row."""
+        """Raise the error of a table without rows."""
         raise UserError(f"{self.path} has a header and no row: put the whole table there")
 
 
@@ -123,11 +123,11 @@ class BadRows:
             self.write()
             raise UserError(
                 f"{self._table.path}: more than {self.limit:,} bad rows ({self.count_kinds()}), "
-                f"listed in {self._path}: mend the table or raise --max_bad_rows"
+                f"listed in {self._path}: fix the table or raise --max_bad_rows"
             )
 
     def refuse_table(self) -> NoReturn:
-        """Say that the table has no good row, and list its bad ones."""
+        """Raise the error of a table without good rows, and list its bad ones."""
         if not self.rows:
             self._table.refuse_empty()
         self.write()

@@ -73,7 +73,7 @@ def _embedding_tensors(folder: Path) -> list[np.ndarray]:
         for path in sorted(folder.glob("*.bin")):
             content = read_tensors(path, ADVICE)
             if not isinstance(content, dict):
-                raise UserError(f"{path} is no state dict: {ADVICE}")
+                raise UserError(f"{path} is not a state dict: {ADVICE}")
             found |= {key: value for key, value in content.items() if key in wanted}
     arrays = []
     for names in keys:

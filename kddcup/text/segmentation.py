@@ -18,11 +18,11 @@ class UserDictionary:
     """Words that jieba keeps together, beside those that it knows itself.
 
     Args:
-        entries: as the lines of jieba's user dictionaries: a word, and after blanks, as one likes, how often
+        entries: as the lines of jieba's user dictionaries: a word, and after blanks, optionally, how often
             it occurs and its part of speech.
 
     Raises:
-        ValueError: an entry is no text, or its frequency is no whole number.
+        ValueError: an entry is not text, or its frequency is not a whole number.
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
@@ -34,7 +34,7 @@ class UserDictionary:
         """Read a file of entries, one a line; empty lines are left out.
 
         Raises:
-            UserError: it is absent, is not UTF-8, or a line is no entry.
+            UserError: it is absent, is not UTF-8, or a line is not an entry.
         """
         try:
             lines = path.read_bytes().decode("utf-8-sig").splitlines()
@@ -44,7 +44,7 @@ class UserDictionary:
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8: save it as that") from None
         except ValueError as error:
-            raise UserError(f"{path}: {error}: expected a word, and as you like its frequency") from None
+            raise UserError(f"{path}: {error}: expected a word, and optionally its frequency") from None
 
     def cut(self, text: str) -> Iterator[str]:
         """Cut a text that is in lower case."""
@@ -65,12 +65,12 @@ class UserDictionary:
 
 def _parse_entry(entry: str) -> tuple[str, int | None]:
     if not isinstance(entry, str) or not entry.split():
-        raise ValueError("an entry is no word")
+        raise ValueError("an entry is not a word")
     word, *rest = entry.lower().split()
     if not rest or (len(rest) == 1 and rest[0].isalpha()):
         return word, None
     if not rest[0].isdecimal() or len(rest) > 2:
-        raise ValueError(f"the entry of {word!r} is no word with a frequency")
+        raise ValueError(f"the entry of {word!r} is not a word with a frequency")
     return word, int(rest[0])
 
 

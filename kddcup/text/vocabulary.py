@@ -50,7 +50,10 @@ class Vocabulary:
         else:
             from tokenizers import BertWordPieceTokenizer
 
-            wordpiece = BertWordPieceTokenizer(self._ids, lowercase=lowercase)
+            try:
+                wordpiece = BertWordPieceTokenizer(self._ids, lowercase=lowercase)
+            except Exception as error:  # the library raises nothing more special
+                raise ValueError(str(error)) from None
             self._tokenize = lambda text: wordpiece.encode(text, add_special_tokens=False).tokens
 
     def __len__(self) -> int:
@@ -87,7 +90,7 @@ class Vocabulary:
         """From a folder of ours, or of BERT's; of that only the vocabulary file has to be there.
 
         Raises:
-            UserError: the folder has neither ``vocab.txt`` nor ``tokenizer.json``, or it is no WordPiece.
+            UserError: the folder has neither ``vocab.txt`` nor ``tokenizer.json``, or it is not WordPiece.
         """
         folder = Path(folder)
         settings: dict[str, Any] = {}
@@ -95,7 +98,9 @@ class Vocabulary:
             if (folder / name).is_file():
                 found = read_json(folder / name, "it comes with the tokenizer")
                 if not isinstance(found, dict):
-                    raise UserError(f"{folder / name} is no object of settings: it comes with the tokenizer")
+                    raise UserError(
+                        f"{folder / name} is not an object of settings: it comes with the tokenizer"
+                    )
                 settings |= found
         if "auto_map" in settings:
             raise UserError(
@@ -107,22 +112,28 @@ class Vocabulary:
                 content = (folder / "vocab.txt").read_bytes().decode("utf-8-sig")
                 tokens = [token.rstrip("\r") for token in content.removesuffix("\n").split("\n")]
             elif (folder / "tokenizer.json").is_file():
-                from tokenizers import Tokenizer
-
-                ids = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-                tokens = sorted(ids, key=ids.__getitem__)
+                tokens = _read_tokens(folder / "tokenizer.json")
             else:
                 raise UserError(
                     f"{folder} has neither vocab.txt nor tokenizer.json: name a BERT folder that has one"
                 )
             dictionary = UserDictionary(settings.get("user_dict", ()))
             return cls(settings.get("kind", "bert"), tokens, settings.get("do_lower_case", True), dictionary)
-        except UserError:
-            raise
-        except Exception as error:  # tokenizers raises nothing more special
+        except (OSError, TypeError, ValueError) as error:
             raise UserError(
                 f"{folder} holds no WordPiece vocabulary ({error}): name a BERT folder as it was published"
             ) from None
+
+
+def _read_tokens(path: Path) -> list[str]:
+    """Read the tokens of a ``tokenizer.json`` in the order of their ids."""
+    from tokenizers import Tokenizer
+
+    try:
+        ids = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(str(error)) from None
+    return sorted(ids, key=ids.__getitem__)
 
 
 @dataclass
@@ -141,7 +152,7 @@ class WordVectors:
     norm_bias: np.ndarray
 
     def __post_init__(self) -> None:
-        """See that they fit together."""
+        """Check that they fit together."""
         width = self.vectors.shape[1:]
         if len(width) != 1 or not self.norm_weight.shape == self.norm_bias.shape == width:
             shapes = [list(array.shape) for array in vars(self).values()]
@@ -173,7 +184,7 @@ def read_user_dictionary(data_dir: Path) -> UserDictionary:
     path = data_dir / "info" / "vocabulary" / "vocabulary.json"
     if not path.is_file():
         return JIEBA
-    made_by = "make it with 'python preprocess.py'"
+    made_by = f"make it with 'python preprocess.py --data_dir {data_dir}'"
     settings = read_json(path, made_by)
     try:
         return UserDictionary(settings.get("user_dict", ()))
