@@ -229,30 +229,36 @@ def test_a_second_run_in_a_folder_stops_and_leaves_the_first_alone(trained, tmp_
         pass
 
 
+def at_a_step_that_is_not_there(content: dict) -> None:
+    content["state"]["step"] = 10**9
+    content["state"]["ranks"][0]["losses"] = {"tagging": torch.tensor(1.0)}
+
+
 @pytest.mark.parametrize(
-    ("config", "state", "expected"),
+    ("change", "expected"),
     [
-        ({"data": "of before"}, {}, r"model-epoch0\.pth was trained on other data than"),
-        ({"batch_size": 7}, {}, f"--batch_size 7, not {BATCH}: resume with the same"),
-        ({}, {"ranks": [{}, {}]}, "was trained by 2 processes, not 1: resume with as many"),
-        ({}, {"ranks": []}, "was trained by 0 processes, not 1"),
-        ({}, {"ranks": [{}]}, "cannot be resumed"),
-        ({}, {"step": 1}, "the losses are not those of the steps"),
-        ({}, {"epoch": -1}, "an epoch and a step are counted from 0"),
-        ({}, {"step": 10**9, "losses": {"tagging": torch.tensor(1.0)}}, "is at step 1000000000 of an epoch"),
-        ({}, None, "cannot be resumed"),
+        (
+            lambda content: content["config"].update(data="of before"),
+            r"epoch0\.pth was trained on other data",
+        ),
+        (lambda content: content["config"]["training"].update(batch_size=7), f"--batch_size 7, not {BATCH}:"),
+        (
+            lambda content: content["state"].update(ranks=[{}, {}]),
+            "trained by 2 processes, not 1: resume with",
+        ),
+        (lambda content: content["state"].update(ranks=[]), "trained by 0 processes, not 1"),
+        (lambda content: content["state"].update(ranks=[{}]), "cannot be resumed"),
+        (lambda content: content["state"].update(step=1), "the losses are not those of the steps"),
+        (lambda content: content["state"].update(epoch=-1), "an epoch and a step are counted from 0"),
+        (at_a_step_that_is_not_there, "is at step 1000000000 of an epoch that has"),
+        (lambda content: content.update(state=None), "cannot be resumed"),
+        (lambda content: content["optimizer"]["state"][0].clear(), "cannot be resumed.*without --resume"),
     ],
 )
-def test_what_cannot_be_gone_on_with_ends_in_one_line(trained, tmp_path, config, state, expected):
+def test_what_cannot_be_gone_on_with_is_refused(trained, tmp_path, change, expected):
     content = torch.load(trained / "multilabel" / "model-epoch0.pth", weights_only=True)
     content["config"]["training"]["batch_size"] = BATCH
-    for name, value in config.items():
-        (content["config"] if name in content["config"] else content["config"]["training"])[name] = value
-    if state is None:
-        content["state"] = None
-    else:
-        content["state"]["ranks"][0]["losses"] = state.pop("losses", {})
-        content["state"] |= state
+    change(content)
     torch.save(content, tmp_path / "model-epoch0.pth")
     with pytest.raises(UserError, match=expected):
         train(trained, "multilabel", tmp_path, "--resume")
