@@ -45,6 +45,7 @@ SMALL = {
     "model1/train.py": "--epochs 6 --use_epoch 5 --batch_size 16",
     "model2/train.py": "--epochs 3 --use_epoch 2 --batch_size 16",
     "kddcup.sample": "--train_queries 30 --eval_queries 4 --dim 8",
+    "kddcup.catalogue": "--products 100",
 }
 
 
@@ -135,7 +136,13 @@ def test_the_archives_of_a_run_give_its_submission_in_another_checkout(checkout,
     assert submissions[0].read_bytes() == submissions[1].read_bytes()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+# The page on pictures runs all stages, twice.
+PAGE_CASES = [
+    pytest.param(page, marks=[pytest.mark.slow] if page.stem == "own-pictures" else []) for page in PAGES
+]
+
+
+@pytest.mark.parametrize("page", PAGE_CASES, ids=[page.stem for page in PAGES])
 def test_a_pages_commands_run(checkout, page):
     known = set(commands(README))
     for folder, command in commands(page):
