@@ -214,7 +214,8 @@ def test_predictions_become_a_run_and_come_back_to_the_byte(tmp_path):
 
 def test_a_run_of_any_origin_is_ordered_by_score_and_then_by_rank(tmp_path):
     run = tmp_path / "run"
-    run.write_bytes(b"\xef\xbb\xbfb Q0 1 1 1 t\r\na\tQ0\t1 2 0.5 t\n\n a Q0 2 1 0.5 t \na Q0 3 9 7e-1 t\na Q0 4 1 0.1 t")
+    start = b"\xef\xbb\xbfb Q0 1 1 1 t\r\na\tQ0\t1 2 0.5 t\n\n"
+    run.write_bytes(start + b" a Q0 2 1 0.5 t \na Q0 3 9 7e-1 t\na Q0 4 1 0.1 t")
     assert json.loads(converted("from_run", run, tmp_path / "p.json")) == {
         "b": [[1, 1.0]],
         "a": [[3, 0.7], [2, 0.5], [1, 0.5], [4, 0.1]],
