@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from kddcup.io.errors import UserError, explain_error
-from kddcup.io.workers import end_with_parent
+from kddcup.io.workers import end_with_parent, keep_freed_memory
 from kddcup.pictures.decode import BadPictureError, open_picture
 from kddcup.pictures.extractors import RegionExtractor
 from kddcup.pictures.journal import RegionJournal, Seen, Unseen
 
-BATCH = {"cpu": 2, "cuda": 64}
-"""Pictures in a batch by kind of device; a processor's caches do not hold the maps of more."""
+BATCH = {"cpu": 1, "cuda": 64}
+"""Pictures of one size in a batch, by kind of device; a processor's caches do not hold the maps of two."""
 CHUNK = {"cpu": 64, "cuda": 512}
 """Pictures in a chunk of the journal, of which batches of one size are made."""
 READ_AHEAD = 8
@@ -177,6 +177,7 @@ class _Chunks(Dataset):
 
 def _start_worker(_: int) -> None:
     end_with_parent()
+    keep_freed_memory()
 
 
 def _keep(item: object) -> object:
