@@ -279,10 +279,10 @@ def bit_flipped(content: bytes) -> bytes:
 def list_pickles() -> Iterator[Case]:
     for name, content in PICKLES.items():
         yield Case(name, "info", content, "data.pkl cannot be read (")
-        yield Case(name, "checkpoint", zip_of(content), "model-epoch0.pth is no checkpoint")
-        yield Case(name, "checkpoint, old format", old_of(content), "model-epoch0.pth is no checkpoint")
+        yield Case(name, "checkpoint", zip_of(content), "model-epoch0.pth is no")
+        yield Case(name, "checkpoint, old format", old_of(content), "model-epoch0.pth is no")
         if name in CODE:
-            yield Case(name, "BERT", content, "pytorch_model.bin is no checkpoint")
+            yield Case(name, "BERT", content, "pytorch_model.bin is not a checkpoint")
     yield Case("a tuple", "info", P4 + b"}" + text("a") + b"K\x01\x85s.", "a tuple, which is not data")
     yield Case("a dict", "info", P4 + b"}" + text("a") + b"K\x01s.", None)
 
@@ -326,7 +326,7 @@ def list_values() -> Iterator[Case]:
         yield Case(name, "checkpoint, old format", saved({"a": value}, False), expected)
     whole = saved({"item": {"a": torch.zeros(9)}})
     yield Case("another type of storage", "checkpoint", bit_flipped(whole), "which is not data")
-    yield Case("a torn file", "checkpoint", whole[:-30], "is no checkpoint")
+    yield Case("a torn file", "checkpoint", whole[:-30], "is not a checkpoint")
     yield Case("nothing but a list", "checkpoint", saved([1, 2]), "is no checkpoint")
     yield Case(
         "a zip that unpacks to more than itself",
@@ -335,7 +335,10 @@ def list_values() -> Iterator[Case]:
         "more than its own size",
     )
     yield Case(
-        "a pickle that ends in a zip", "checkpoint", CODE["GLOBAL REDUCE"] + zip_of(b"}."), "is no checkpoint"
+        "a pickle that ends in a zip",
+        "checkpoint",
+        CODE["GLOBAL REDUCE"] + zip_of(b"}."),
+        "is not a checkpoint",
     )
 
 
@@ -412,8 +415,8 @@ def list_models() -> Iterator[Case]:
         as_safetensors(lambda tensors: tensors.popitem()),
         "is missing",
     )
-    yield Case("a torn file", "model1, safetensors", as_safetensors()[:-9], "is no file of safetensors")
-    yield Case("a checkpoint of PyTorch", "model1, safetensors", saved({}), "is no file of safetensors")
+    yield Case("a torn file", "model1, safetensors", as_safetensors()[:-9], "is not a file of safetensors")
+    yield Case("a checkpoint of PyTorch", "model1, safetensors", saved({}), "is not a file of safetensors")
     laughs = VALUES["laughs"][0]
     for name, config in {
         "size": {"size": "huge"},
@@ -446,7 +449,7 @@ def list_texts() -> Iterator[Case]:
         "as it was published", "BERT, safetensors", safetensors.torch.save(bert_of(torch.ones(5, 4))), None
     )
     for name, (content, expected) in {
-        "a list": ([1, 2], "is no state dict"),
+        "a list": ([1, 2], "is not a state dict"),
         "a number": ({"embeddings.word_embeddings.weight": 3}, "is not a tensor"),
         "a number for each tensor": (bert_of(3), "is not a tensor"),
         "one dimension": (bert_of(torch.zeros(5)), "does not hold BERT's embeddings"),
@@ -479,7 +482,7 @@ def list_texts() -> Iterator[Case]:
         "a word for a switch", "tokenizer's settings", '{"do_lower_case": "no"}', "no WordPiece vocabulary"
     )
     yield Case("a list for a kind", "tokenizer's settings", '{"kind": ["bert"]}', "no WordPiece vocabulary")
-    yield Case("settings in a list", "tokenizer's settings", "[]", "is no object of settings")
+    yield Case("settings in a list", "tokenizer's settings", "[]", "is not an object of settings")
 
 
 def npz_of(
