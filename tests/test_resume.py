@@ -288,8 +288,8 @@ def test_a_run_of_so_many_steps_is_gone_on_with_as_if_it_had_not_ended(
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        ("data", "rank 1 has another data (of rank 1) than rank 0 (of rank 0): start all processes"),
-        ("settings", "rank 1 has another --seed (1) than rank 0 (0): start all processes"),
+        ("data", "rank 1 and rank 0 differ in data (of rank 1, of rank 0): start all processes"),
+        ("settings", "rank 1 and rank 0 differ in --seed (1, 0): start all processes"),
     ],
 )
 def test_ranks_that_disagree_end_at_the_start(tmp_path, what, expected):

@@ -121,7 +121,7 @@ class Checkpoint:
         read = _read_safetensors if Path(path).suffix == SAFETENSORS else read_tensors
         parts = read(path, advice)
         if not isinstance(parts, dict) or not all(isinstance(name, str) for name in parts):
-            raise UserError(f"{path} is no checkpoint: {advice}")
+            raise UserError(f"{path} is not a checkpoint: {advice}")
         parts = _drop_prefix({name: _drop_prefix(part) for name, part in parts.items()})
         try:
             config = RunConfig.from_dict(parts["config"]) if "config" in parts else RunConfig()

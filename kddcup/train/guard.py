@@ -42,7 +42,7 @@ class FinitenessGuard:
     def flag(
         self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray, stop: bool
     ) -> Tensor:
-        """Take up a step.
+        """Register a step.
 
         Args:
             name: of the step, for the message.
@@ -76,7 +76,7 @@ class FinitenessGuard:
         return found
 
     def check(self) -> None:
-        """Read the flags of the last step taken up.
+        """Read the flags of the last registered step.
 
         Raises:
             UserError: it was not finite.

@@ -1,4 +1,4 @@
-"""The door of a training run: its folder is locked, its processes have joined, its signals are heeded."""
+"""Set up a training run: lock its folder, join its processes, note SIGTERM."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""What a run tells: its settings at the start, a line after each epoch, curves and texts for TensorBoard."""
+"""What a run logs: its settings at the start, a line after each epoch, curves and texts for TensorBoard."""
 
 import resource
 import textwrap
@@ -38,7 +38,7 @@ class Throughput:
 
 @dataclass
 class EpochLog:
-    """What is told of an epoch.
+    """What is logged of an epoch.
 
     Args:
         epoch: from 0.

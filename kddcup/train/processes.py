@@ -91,10 +91,11 @@ class Process:
         distributed.all_gather_object(values, dict(facts))
         for rank, others in enumerate(values):
             for name in facts:
-                if others.get(name) != values[0].get(name):
+                own, main = others.get(name), values[0].get(name)
+                if own != main:
                     raise UserError(
-                        f"rank {rank} has another {name} ({others.get(name)}) than rank 0 "
-                        f"({values[0].get(name)}): start all processes with the same data and flags"
+                        f"rank {rank} and rank 0 differ in {name} ({own}, {main}): "
+                        "start all processes with the same data and flags"
                     )
 
 
