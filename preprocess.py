@@ -21,9 +21,10 @@ from kddcup.data.sampling import check_negatives
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
 from kddcup.stages import STAGES
+from kddcup.table.contents import Contents
 from kddcup.table.extractor import EXTRACTOR_FILE, read_extractor, write_extractor
 from kddcup.table.ingest import Ingest
-from kddcup.table.table import Table
+from kddcup.table.table import BadRows, Table
 from kddcup.text.bert import read_bert
 from kddcup.text.lexicon import build_lexicon
 from kddcup.text.segmentation import JIEBA, UserDictionary
@@ -131,6 +132,21 @@ def check_trainable(settings: PreprocessSettings) -> None:
         raise UserError(f"{settings.data_dir} cannot be trained on: {error}") from None
 
 
+def print_summary(contents: Contents, bad_rows: BadRows, tokens: int) -> None:
+    """Print what there was, and what was odd about it."""
+    print(
+        f"{contents.rows:,} rows, {contents.products:,} products, {contents.regions:,} regions, "
+        f"{len(contents.texts):,} queries, {tokens:,} tokens"
+    )
+    print(
+        f"kept all the same: {contents.outside:,} boxes outside their image, "
+        f"{contents.differing:,} later rows of a product that differ from its first, "
+        f"{contents.renamed:,} rows whose query text differs from the first of their query id"
+    )
+    if bad_rows:
+        print(f"skipped {len(bad_rows):,} bad rows, listed in {bad_rows.path}: {bad_rows.count_kinds()}")
+
+
 def preprocess(settings: PreprocessSettings, table: Table) -> None:
     """Do what is not finished.
 
@@ -176,21 +192,9 @@ def preprocess(settings: PreprocessSettings, table: Table) -> None:
     if extractor:
         write_extractor(info, extractor)
         names.append(EXTRACTOR_FILE)
-    write_marker(info, names, {**choices, **ingest.source})
+    write_marker(info, names, {**choices, "table_digest": contents.digest.hexdigest()})
     ingest.forget()
-
-    print(
-        f"{contents.rows:,} rows, {contents.products:,} products, {contents.regions:,} regions, "
-        f"{len(texts):,} queries, {len(vocabulary):,} tokens"
-    )
-    print(
-        f"kept all the same: {contents.outside:,} boxes outside their image, "
-        f"{contents.differing:,} later rows of a product that differ from its first, "
-        f"{contents.renamed:,} rows whose query text differs from the first of their query id"
-    )
-    if ingest.bad_rows:
-        kinds = ingest.bad_rows.count_kinds()
-        print(f"skipped {len(ingest.bad_rows):,} bad rows, listed in {bad_rows}: {kinds}")
+    print_summary(contents, ingest.bad_rows, len(vocabulary))
     print(f"{features} and {info} are finished")
 
 

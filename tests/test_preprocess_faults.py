@@ -127,7 +127,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     again.run()
     assert "continuing after" in capsys.readouterr().out
     assert stored(tmp_path / "store") == stored(tmp_path / "whole")
-    assert again.source == whole.source
+    assert again.contents.digest.hexdigest() == whole.contents.digest.hexdigest()
     names = ("rows", "products", "regions", "outside", "differing", "renamed", "texts")
     for name in names:
         assert getattr(again.contents, name) == getattr(whole.contents, name), name

@@ -63,11 +63,6 @@ class Ingest:
         self.contents = Contents(table.header)
         self.bad_rows = BadRows(table, bad_rows, max_bad_rows)
 
-    @property
-    def source(self) -> dict[str, Any]:
-        """The table's size and the hash of its contents."""
-        return {"table_bytes": self._table.stamp[0], "table_digest": self.contents.digest.hexdigest()}
-
     def run(self) -> None:
         """Read the table, or what an interrupted run has left of it, and write the store.
 
@@ -193,7 +188,11 @@ class Ingest:
             os.replace(self._journal.folder / name, self._folder / name)
         write_array(self._folder / "offsets.npy", np.array(self.contents.offsets))
         write_array(self._folder / "product_ids.npy", np.fromiter(self.contents.checksums, np.int64))
-        facts = {"feature_dtype": self._dtype, **self.source, "table_stamp": self._table.stamp}
+        facts = {
+            "feature_dtype": self._dtype,
+            "table_digest": self.contents.digest.hexdigest(),
+            "table_stamp": self._table.stamp,
+        }
         write_marker(self._folder, STORE_FILES, facts)
 
     def _explain_write_error(self, error: OSError) -> str:

@@ -92,15 +92,15 @@ class BadRows:
     Args:
         table: whose rows they are.
         path: a file to list them in; by default the first ends the run.
-        limit: how many may be skipped.
+        limit: how many may be skipped, where there is such a file.
 
     Attributes:
-        rows: line number, kind and detail of each.
-        limit: 0 where none may be skipped.
+        rows: line number, kind and detail of each that was skipped.
     """
 
     def __init__(self, table: Table, path: Path | None = None, limit: int = 0) -> None:
-        self._table, self._path = table, path
+        self._table = table
+        self.path = path
         self.limit = limit if path else 0
         self.rows: list[tuple[int, str, str]] = []
 
@@ -116,14 +116,14 @@ class BadRows:
         """
         # A table that is written to meanwhile has half a line.
         self._table.check_unchanged()
-        if not self._path:
+        if not self.path:
             self._table.refuse_row(rows_before, detail)
         self.rows.append((rows_before + 2, kind, detail))
         if len(self.rows) > self.limit:
             self.write()
             raise UserError(
                 f"{self._table.path}: more than {self.limit:,} bad rows ({self.count_kinds()}), "
-                f"listed in {self._path}: fix the table or raise --max_bad_rows"
+                f"listed in {self.path}: fix the table or raise --max_bad_rows"
             )
 
     def refuse_table(self) -> NoReturn:
@@ -131,7 +131,7 @@ class BadRows:
         if not self.rows:
             self._table.refuse_empty()
         self.write()
-        raise UserError(f"{self._table.path} has no good row; {self._path} lists the bad ones")
+        raise UserError(f"{self._table.path} has no good row; {self.path} lists the bad ones")
 
     def count_kinds(self) -> str:
         """Say how many were skipped for which reason."""
@@ -139,6 +139,6 @@ class BadRows:
 
     def write(self) -> None:
         """List them, where they are to be listed."""
-        if self._path:
+        if self.path:
             rows = (("line", "reason", "detail"), *self.rows)
-            write_text(self._path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
+            write_text(self.path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
