@@ -277,6 +277,24 @@ def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
 
 
+def test_a_part_that_is_taken_for_a_leftover_before_it_is_locked_is_created_again(tmp_path, monkeypatch):
+    lock = fcntl.flock
+    removed = []
+
+    def lock_late(descriptor, how):
+        if not removed:
+            removed.extend(tmp_path.glob(PARTS))
+            for part in removed:
+                part.unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    write_text(tmp_path / "file.txt", "first")
+    assert len(removed) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+    assert (tmp_path / "file.txt").read_text() == "first"
+
+
 def test_the_next_write_leaves_what_a_running_one_is_writing(tmp_path):
     with start_writer(tmp_path / "file.txt") as writer:
         write_text(tmp_path / "file.txt", "first")

@@ -61,21 +61,21 @@ def _replace(path: Path, create: Callable[[Path], None], size: int | None) -> It
 @contextlib.contextmanager
 def _hold_part(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """Create what will be ``path`` and hold its lock, by which others see that its writer lives."""
-    # Of a name of its own, since two runs may write one file at once.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    # It gets that name when it is locked, lest it is taken for a leftover before.
-    unlocked = part.with_suffix(".new")
-    try:
-        create(unlocked)
-        with _open_lock(unlocked) as lock:
-            # On a file system without locks nothing is locked, and no leftover is removed.
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            unlocked.rename(part)
-            yield part
-    finally:
-        _remove(unlocked)
-        _remove(part)
+    with contextlib.ExitStack() as stack:
+        while True:
+            # Of a name of its own, since two runs may write one file at once.
+            part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+            stack.callback(_remove, part)
+            create(part)
+            with contextlib.suppress(FileNotFoundError):
+                lock = stack.enter_context(_open_lock(part))
+                # On a file system without locks nothing is locked, and no leftover is removed.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another run may have taken it for a leftover before it was locked.
+            if part.exists():
+                break
+        yield part
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
