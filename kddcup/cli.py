@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -26,7 +26,7 @@ from jsonargparse.typing import (
 )
 
 from kddcup.config import HardwareSettings, Recipe, Seed
-from kddcup.io.errors import UserError, explain_error
+from kddcup.io.errors import UserError
 
 Settings = TypeVar("Settings")
 
@@ -198,34 +198,43 @@ def read_settings_file(path: str) -> dict[Any, Any]:
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); see --help") from None
     try:
-        if len(content) > MAX_SETTINGS:
-            raise ValueError(f"it has more than {MAX_SETTINGS:,} bytes")
-        text = content.decode()
-        _check_structure(yaml.parse(text, yaml.SafeLoader))
-        values = yaml.safe_load(text)
-    # A ValueError is of bytes that are no UTF-8, of a number of thousands of digits, of a 13th month.
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(
-            f"--config {path} is no YAML of settings ({explain_error(error)}); see --help"
-        ) from None
+        values = _parse_yaml(content)
+    except ValueError as error:
+        raise UserError(f"--config {path} is not YAML of settings ({error}); see --help") from None
     if not isinstance(values, dict | NoneType):
         raise UserError(f"--config {path} has no settings by name, like 'seed: 1'; see --help")
     return values or {}
 
 
-def _check_structure(events: Iterable[yaml.Event]) -> None:
-    """See that YAML is nested no more than settings are, and that no value refers to another one.
+def _parse_yaml(content: bytes) -> Any:
+    """Parse YAML of a list in a mapping at most.
 
-    The library takes a time that grows with the square of the depth, and of ten lines that refer to each
-    other it makes a value that is larger than any memory.
+    Raises:
+        ValueError: it is something else.
     """
+    if len(content) > MAX_SETTINGS:
+        raise ValueError(f"it has more than {MAX_SETTINGS:,} bytes")
     depth = 0
-    for event in events:
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > 2:  # a list in a mapping
-            raise ValueError("it is nested too deeply")
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has a reference")
+    try:
+        text = content.decode()
+        # The library's time grows with the square of the depth, and a value of ten lines that refer to each
+        # other can be larger than any memory.
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 2 or isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"line {event.start_mark.line + 1} has a reference, or a list in a list")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"line {error.problem_mark.line + 1}: {error.problem}") from None
+    except yaml.YAMLError:
+        raise ValueError("it has control characters") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(f"line {error.problem_mark.line + 1}: {error.problem}") from None
+    except ValueError:  # of numbers of thousands of digits, and of dates
+        raise ValueError("a number or a date in it is not one") from None
 
 
 @dataclasses.dataclass(frozen=True)

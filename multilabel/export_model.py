@@ -44,9 +44,7 @@ def main() -> None:
     settings = parse_settings(ExportSettings, __doc__)
     path = Path(settings.out_path or f"../user_data/image_encoder_large.{settings.format}")
     if (path.suffix == SAFETENSORS) != (settings.format == "safetensors"):
-        raise UserError(
-            f"--out_path {path} is no name of a {settings.format} file: name another format or file"
-        )
+        raise UserError(f"--out_path {path} and --format {settings.format} name two formats: change one")
     checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
     model = checkpoint.build(STAGE)
     write_checkpoint(path, {"item": model.item}, checkpoint.config)

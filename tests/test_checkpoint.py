@@ -144,7 +144,7 @@ def test_an_export_is_the_same_in_both_formats(trained, tmp_path):
     assert first.config == second.config
     assert first.state.keys() == second.state.keys()
     assert all(torch.equal(value, second.state[name]) for name, value in first.state.items())
-    with pytest.raises(UserError, match="is no name of a pth file"):
+    with pytest.raises(UserError, match="encoder.safetensors and --format pth name two formats"):
         call_main("multilabel.export_model", *saved, "--out_path", path)
 
 

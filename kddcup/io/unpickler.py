@@ -36,7 +36,7 @@ class Machine:
     Args:
         stream: the pickles, one after the other.
         names: what stands for "MODULE NAME" in them. A function among it is called with the tuple of its
-                arguments; what it returns may have a method ``build``, which is called with a state.
+            arguments; what it returns may have a method ``build``, which is called with a state.
         types: further types of the values in dicts and lists.
         load_storage: called with a persistent id; by default there is none.
     """

@@ -89,7 +89,7 @@ class RunConfig:
         if not isinstance(config.training, dict) or not isinstance(config.vocabulary, dict | None):
             raise TypeError("no settings by name")
         if not all(isinstance(name, str) and _is_setting(value) for name, value in config.training.items()):
-            raise TypeError("a setting is no number, no text and no list of these")
+            raise TypeError("a setting is neither a number nor a text nor a list of these")
         return config
 
 
