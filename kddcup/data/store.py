@@ -140,7 +140,7 @@ class GrowingArray:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write a whole ``.npy`` file."""
+    """Write an array as a ``.npy`` file."""
     array = np.ascontiguousarray(array)
     with atomic_write(path, array.nbytes) as part, open(part, "wb") as file:
         # Not numpy.save: on a full disk it loses the last 4 KiB of an array without an error.
