@@ -557,10 +557,18 @@ def test_what_is_unfinished_is_not_released(release, run, name, content, expecte
     assert not (run / "release").exists()
 
 
-def test_a_marker_that_names_other_files_releases_none_of_them(release, run):
-    (run / "secret").write_text("secret")
-    write_marker(run / "data" / "info", ["data.pkl", "../../secret"], {"size": "small"})
-    assert_one_line_error(release(), "names 'info/../../secret', which stage 1 does not write")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("../../secret", "complete.json does not say what is finished"),
+        ("secret", "names 'info/secret', which stage 1 does not write"),
+    ],
+)
+def test_a_marker_that_names_other_files_releases_none_of_them(release, run, name, expected):
+    info = run / "data" / "info"
+    (info / name).write_text("secret")
+    write_marker(info, ["data.pkl", name], {"size": "small"})
+    assert_one_line_error(release(), expected)
     assert not (run / "release").exists()
 
 
