@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kddcup.io.folders import lock_folder
-from tests.conftest import assert_one_line_error, table_row, write_table
+from tests.conftest import ROOT, assert_one_line_error, table_row, write_table
 from tests.test_stages import copy_scripts
 
 SETTINGS = {"PYTHON": sys.executable, "SIZE": "small", "TOKENIZER": "lexicon", "NPROC": "1"}
@@ -141,6 +142,20 @@ def test_however_several_processes_end_the_last_line_says_why(scripts, tables, e
     _, complained = process.communicate(timeout=100)
     assert process.returncode == 1
     assert complained.splitlines()[-1].startswith(expected)
+
+
+def test_a_port_in_use_is_named(trained, tmp_path):
+    with socket.create_server(("", 0)) as server:
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(server.getsockname()[1])}
+        done = subprocess.run(
+            [sys.executable, "train.py", "--data_dir", trained / "data", "--checkpoints_dir", tmp_path],
+            cwd=ROOT / "multilabel",
+            env={**os.environ, **address, "RANK": "0", "WORLD_SIZE": "2"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert_one_line_error(done, f"port {address['MASTER_PORT']} is in use")
 
 
 @pytest.mark.slow

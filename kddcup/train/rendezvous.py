@@ -42,6 +42,11 @@ def join(process: Process, timeout: datetime.timedelta) -> Iterator[str]:
     except RuntimeError as error:
         if not _is_loss_of_others(error):
             raise
+        if "EADDRINUSE" in str(error):
+            port = os.environ["MASTER_PORT"]
+            raise UserError(
+                f"port {port} is in use: end what uses it, or name another --master_port"
+            ) from None
         reason = str(error).splitlines()[0]
         raise UserError(
             f"rank {process.rank} lost the other processes ({reason}): "
