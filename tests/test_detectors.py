@@ -320,7 +320,7 @@ BAD = {
     "weights are missing": (lacks_weights, "lacks .* and .* more weights of RTDetrForObjectDetection"),
     "torn": (
         lambda folder: (save(folder, "RT-DETR"), (folder / "model.safetensors").write_bytes(b"torn")),
-        "no network",
+        "not a network",
     ),
     "no processor": (
         lambda folder: (save(folder, "RT-DETR"), (folder / "preprocessor_config.json").unlink()),
