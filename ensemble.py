@@ -25,9 +25,7 @@ from kddcup.rank.fusion import Normalization, normalize
 from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
 from kddcup.rank.predictions import (
     Predictions,
-    check_answered,
     ranking,
-    read_answers,
     read_models,
     write_submission,
 )
@@ -45,13 +43,13 @@ class EnsembleSettings:
     Args:
         data_dir: folder of the tables; their answers are read.
         resources_dir: folder of the predictions; submission.csv and blend.json are written there.
-        split: the test table; its own answers, where it has some, are only reported on.
+        split: the test table; where it has answers, figures on it are printed too.
         search: how the weights are found on valid. grid tries the published 100 weights of two models. exact
-            finds the best of all weights of two. local finds good weights of any number of models, by exact
-            line searches from many starts; better ones may exist. By default grid for the two published
-            models, exact for two that --models names, and local for more. Beside the fitted NDCG@5 stands the
-            cross-validated one: the queries are dealt into five folds with a fixed seed, each fold is scored
-            at the weights fitted on the other four, and the mean is over all queries.
+            finds the best of all weights of two models. local finds good weights of any number of models by
+            exact searches along lines; better ones may exist. By default grid where all matchers are blended
+            and are two, exact for two that --models names, and local for another number. Beside the fitted
+            NDCG@5 stands the cross-validated one: the queries are dealt into five folds with a fixed seed,
+            and each fold is scored with the weights fitted on the other four.
         models: valid predictions of any number of models, instead of those of all matchers.
         test_models: their test predictions, in the same order; by default the files beside them whose names
             have test_ in place of a leading valid_.
@@ -79,7 +77,7 @@ class Source(NamedTuple):
 
 
 def find_sources(settings: EnsembleSettings) -> list[Source]:
-    """The predictions of the models that are to be blended.
+    """Find the predictions of the models that are to be blended.
 
     Raises:
         UserError: it is not clear which test predictions go with those of valid.
@@ -119,10 +117,10 @@ def find_sources(settings: EnsembleSettings) -> list[Source]:
 
 
 def choose_search(settings: EnsembleSettings, models: int) -> Search:
-    """The search for the weights of so many models.
+    """Choose how the weights of so many models are found.
 
     Raises:
-        UserError: the one asked for is of two models.
+        UserError: the search that the settings name is for two models.
     """
     if settings.search is None:
         if models != 2:
@@ -133,13 +131,6 @@ def choose_search(settings: EnsembleSettings, models: int) -> Search:
             f"--search {settings.search} blends two models, and there are {models}: take --search local"
         )
     return settings.search
-
-
-def read_judged(split: Split, predictions: Predictions, source: Path) -> dict[str, list[int]]:
-    """The answers of a split, for whose queries there are predictions, read from the file ``source``."""
-    answers = read_answers(split.answers)
-    check_answered(predictions, answers, (source, split.answers))
-    return answers
 
 
 def print_table(rows: list[tuple[str, str]]) -> None:
@@ -160,8 +151,9 @@ def print_weights(names: list[str], weights: list[float], search: Search) -> Non
 
 
 def report(
-    split: str,
-    models: dict[str, Predictions],
+    table: str,
+    names: list[str],
+    models: list[Predictions],
     blended: Predictions,
     answers: dict[str, list[int]],
     validated: np.ndarray | None = None,
@@ -169,8 +161,9 @@ def report(
     """Print NDCG@5 of a random order, of each model and of the blend, with 95 % bootstrap intervals.
 
     Args:
-        split: name of the table.
-        models: predictions by name.
+        table: its name.
+        names: those of the models.
+        models: their predictions.
         blended: those of the blend.
         answers: relevant product ids by query id.
         validated: [queries] NDCG@5 of the blend, cross-validated.
@@ -178,14 +171,14 @@ def report(
     Returns:
         The means.
     """
-    ndcg = {name: ndcg_per_query(ranking(scores), answers) for name, scores in models.items()}
+    ndcg = {name: ndcg_per_query(ranking(model), answers) for name, model in zip(names, models, strict=True)}
     blend = ndcg_per_query(ranking(blended), answers)
     random = random_ndcg(ranking(blended), answers)
     rows = [("random order", f"{random:.6f}")]
     rows += [(name, with_interval(per_query)) for name, per_query in [*ndcg.items(), ("blend", blend)]]
     if validated is not None:
         rows.append(("cross-validated", with_interval(validated)))
-    print(f"NDCG@5 on {split} [95 % bootstrap interval over queries]")
+    print(f"NDCG@5 on {table} [95 % bootstrap interval over queries]")
     print_table(rows)
     return Figures(
         random,
@@ -196,19 +189,18 @@ def report(
 
 
 def blend_models(settings: EnsembleSettings) -> Blend:
-    """Find the weights, report, write the submission and what was blended."""
+    """Find the weights, print figures, write the submission and ``blend.json``."""
     folder, data = Path(settings.resources_dir), Path(settings.data_dir)
     sources = find_sources(settings)
     search = choose_search(settings, len(sources))
     names = [source.name for source in sources]
     valid = read_models([(source.valid, source.made_by) for source in sources])
     test = read_models([(source.test, source.made_by) for source in sources])
-    split = Split(data, "valid")
-    answers = read_judged(split, valid[0], sources[0].valid)
+    answers = Split(data, "valid").read_answers(valid[0], sources[0].valid)
 
-    find = SEARCHES[search]
-    candidates = CandidateScores.of([normalize(scores, settings.normalize) for scores in valid], answers)
-    weights = find(candidates).tolist()
+    # Find the weights on valid.
+    candidates = CandidateScores.of([normalize(model, settings.normalize) for model in valid], answers)
+    weights = SEARCHES[search](candidates).tolist()
     print_weights(names, weights, search)
     models = tuple(
         BlendedModel(source.name, source.valid, source.test, weight)
@@ -216,16 +208,15 @@ def blend_models(settings: EnsembleSettings) -> Blend:
     )
     blend = Blend(models, settings.normalize, search, settings.split, figures={})
 
-    figures = {}
-    validated = cross_validate(find, candidates) if len(answers) > 1 else None
-    figures["valid"] = report(
-        "valid", dict(zip(names, valid, strict=True)), blend.apply(valid), answers, validated
-    )
+    # Report on valid, and on the split where it has answers.
+    validated = cross_validate(SEARCHES[search], candidates) if len(answers) > 1 else None
+    figures = {"valid": report("valid", names, valid, blend.apply(valid), answers, validated)}
     split, blended = Split(data, settings.split), blend.apply(test)
     if split.answers.is_file():
-        answers = read_judged(split, test[0], sources[0].test)
-        figures[split.name] = report(split.name, dict(zip(names, test, strict=True)), blended, answers)
+        answers = split.read_answers(test[0], sources[0].test)
+        figures[split.name] = report(split.name, names, test, blended, answers)
 
+    # Write the submission, and what it is made from.
     submission = folder / "submission.csv"
     write_submission(submission, blended, read_products(data))
     blend = dataclasses.replace(blend, figures=figures)

@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from kddcup.rank.curve import Curve
 from kddcup.rank.metrics import ndcg
-from kddcup.rank.weights import Curve
 
 SECOND = 1 / np.log2(3)
 THIRD = 0.5

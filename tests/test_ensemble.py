@@ -9,10 +9,11 @@ import pytest
 
 from kddcup.io.errors import UserError
 from kddcup.rank.blend import Blend, BlendedModel, Figures
+from kddcup.rank.curve import Curve
 from kddcup.rank.fusion import normalize, weighted_sum
 from kddcup.rank.metrics import ndcg_per_query
 from kddcup.rank.predictions import ranking, read_answers, read_models
-from kddcup.rank.weights import GRID, CandidateScores, Curve
+from kddcup.rank.weights import GRID, CandidateScores
 from tests.conftest import SHARED, assert_one_line_error, call_main, run_script
 
 COMPETITION = SHARED / "kddcup2020"

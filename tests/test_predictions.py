@@ -20,7 +20,7 @@ from kddcup.table.labels import read_labels
 from kddcup.table.products import ListedProduct
 from tests.conftest import assert_one_line_error, run_script
 
-CONVERSIONS = {one.__name__: one for one in (to_run, from_run, to_qrels, from_qrels)}
+CONVERSIONS = {function.__name__: function for function in (to_run, from_run, to_qrels, from_qrels)}
 COMMAND = "cd model1; python validation.py"
 
 
@@ -254,7 +254,7 @@ def test_ir_measures_finds_the_same_figures_in_run_and_qrels(tmp_path):
         ir_measures.read_trec_run(str(tmp_path / "run")),
     )
     expected = dict(zip(answers, ndcg_per_query(ranking(predictions), answers), strict=True))
-    assert {one.query_id: one.value for one in found} == pytest.approx(expected, abs=1e-9)
+    assert {measure.query_id: measure.value for measure in found} == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(

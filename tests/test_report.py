@@ -148,14 +148,14 @@ class Page:
         driver.get_log("browser"), driver.get_log("performance")
         driver.get(path.as_uri())
 
-    def all(self, selector):
+    def find_all(self, selector):
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
-    def one(self, selector):
+    def find(self, selector):
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector):
-        return [node.get_property("textContent") for node in self.all(selector)]
+        return [node.get_property("textContent") for node in self.find_all(selector)]
 
     @property
     def queries(self):
@@ -176,13 +176,13 @@ class Page:
             for event in events
             if event["method"] == "Network.requestWillBeSent"
         ]
-        strangers = [url for url in asked if not url.startswith("data:") and url != self.driver.current_url]
-        return self.driver.get_log("browser") + strangers
+        others = [url for url in asked if not url.startswith("data:") and url != self.driver.current_url]
+        return self.driver.get_log("browser") + others
 
 
 @pytest.fixture(scope="module")
 def written(blended, tmp_path_factory):
-    """The page of the inputs and of what model1's scores are made of."""
+    """The page of the inputs, with the words of model1's scores."""
     folder = shutil.copytree(blended, tmp_path_factory.mktemp("report") / "inputs")
     write_words(folder)
     command = ("-m", "kddcup.report", "--data_dir", folder, "--resources_dir", folder)
@@ -214,20 +214,20 @@ def test_models_and_blend_have_their_ndcg_and_interval(page, written):
     weights = search_grid(candidates)
     figure = candidates.mean_ndcg(weights)
     assert f"{figure:.4f}" in rows["blend"]
-    assert page.one(".flag").text == f"{figure:.4f} at {weights[0]:.4f}"
-    assert len(page.one(".curve polyline").get_attribute("points").split()) == len(GRID)
+    assert page.find(".flag").text == f"{figure:.4f} at {weights[0]:.4f}"
+    assert len(page.find(".curve polyline").get_attribute("points").split()) == len(GRID)
     rule = f"{weights[0]:.4f} · model1 + {weights[1]:.4f} · model2 of raw scores, the best of 100"
-    assert rule in page.one("header").text
+    assert rule in page.find("header").text
     validated = Blend.read(written.parent).figures["valid"].cross_validated
     assert f"{validated:.4f}" in rows["cross-validated"]
 
 
 def test_hostile_texts_are_shown_as_texts(page):
     assert HOSTILE in page.queries
-    assert len(page.all("script")) == 2
-    page.all(".query button")[0].click()
+    assert len(page.find_all("script")) == 2
+    page.find_all(".query button")[0].click()
     assert HOSTILE_LABEL in page.texts(".labels bdi")
-    assert page.all(".detail img") == []
+    assert page.find_all(".detail img") == []
 
 
 def test_queries_sort_by_each_column_in_both_directions(page):
@@ -238,12 +238,12 @@ def test_queries_sort_by_each_column_in_both_directions(page):
         "ndcg": [[QUERIES[query] for query in order] for order in ("987", "789")],  # of model1
     }
     for key, directions in values.items():
-        header = page.one(f"[data-key={key}]")
+        header = page.find(f"[data-key={key}]")
         for expected in directions:
             header.find_element(By.TAG_NAME, "button").click()
             assert page.queries == expected
         assert header.get_attribute("aria-sort") in ("ascending", "descending")
-        assert len(page.all("[aria-sort]")) == 1
+        assert len(page.find_all("[aria-sort]")) == 1
     # Kendall's distance: all of three pairs, one, none.
     assert page.texts(".query td:last-child") == ["0.33", "0.00", "1.00"]
 
@@ -256,10 +256,10 @@ def test_search_keeps_the_queries_with_all_its_words(page):
         ("9", {"9"}),
         ("nowhere", set()),
     ):
-        page.one("#search").clear()
-        page.one("#search").send_keys(typed)
+        page.find("#search").clear()
+        page.find("#search").send_keys(typed)
         assert set(page.queries) == {QUERIES[query] for query in expected}
-        assert page.one("#count").text.startswith(f"{len(expected)} of 3 queries")
+        assert page.find("#count").text.startswith(f"{len(expected)} of 3 queries")
 
 
 def test_the_keyboard_reaches_searches_steps_and_opens(page):
@@ -269,20 +269,20 @@ def test_the_keyboard_reaches_searches_steps_and_opens(page):
     page.press(Keys.ARROW_DOWN)
     assert page.focused == second
     page.press(Keys.ENTER)
-    assert len(page.all(".detail")) == 1
+    assert len(page.find_all(".detail")) == 1
     page.press(Keys.ENTER, "k")
-    assert page.all(".detail") == []
+    assert page.find_all(".detail") == []
     assert page.focused == first
     page.press("/", "wool")
     assert page.queries == [QUERIES["7"]]
     page.press(Keys.ARROW_DOWN, Keys.ENTER)
-    assert page.one(".query button").get_attribute("aria-expanded") == "true"
+    assert page.find(".query button").get_attribute("aria-expanded") == "true"
 
 
 def open_query(page, query):
-    page.one("#search").clear()
-    page.one("#search").send_keys(query)
-    page.one(".query button").click()
+    page.find("#search").clear()
+    page.find("#search").send_keys(query)
+    page.find(".query button").click()
 
 
 def test_a_query_opens_to_its_candidates_with_hits_regions_and_ranks(page):
@@ -290,12 +290,12 @@ def test_a_query_opens_to_its_candidates_with_hits_regions_and_ranks(page):
     for place, (model, ranking) in enumerate(
         (("model1", ["11", "12", "13"]), ("model2", ["12", "11", "13"]))
     ):
-        page.driver.execute_script("arguments[0].click()", page.one(f"input[value='{place}']"))
+        page.driver.execute_script("arguments[0].click()", page.find(f"input[value='{place}']"))
         assert page.texts(".card .product") == ranking
         assert page.texts(".card .rank") == ["1", "2", "3"]
         assert page.texts(".card.hit .product") == ["11"]
         assert page.texts(".scores .by th") == [model] * 3
-    drawn = page.one(".card.hit .picture")
+    drawn = page.find(".card.hit .picture")
     assert drawn.get_dom_attribute("viewBox") == "0 0 400 200"
     boxes = [
         [int(box.get_dom_attribute(side)) for side in ("x", "y", "width", "height")]
@@ -318,10 +318,10 @@ def test_words_have_the_weight_and_best_score_that_model1_gave_them(page):
 def test_without_words_the_page_names_the_command_that_makes_them(inputs, chromium):
     report(inputs)
     page = Page(chromium, inputs / "report.html")
-    assert "model1’s validation.py again" in page.one("#queries").text
-    assert "--explain" in page.one("#queries").text
+    assert "model1’s validation.py again" in page.find("#queries").text
+    assert "--explain" in page.find("#queries").text
     open_query(page, "7")
-    assert page.all(".words") == []
+    assert page.find_all(".words") == []
     assert page.complaints() == []
 
 
@@ -333,7 +333,7 @@ def test_photographs_lie_under_their_regions(inputs, chromium, tmp_path):
     shutil.rmtree(folder)  # the page has its own
     page = Page(chromium, inputs / "report.html")
     open_query(page, "7")
-    assert [len(card.find_elements(By.TAG_NAME, "image")) for card in page.all(".card")].count(1) == 1
+    assert [len(card.find_elements(By.TAG_NAME, "image")) for card in page.find_all(".card")].count(1) == 1
     size = page.driver.execute_async_script(
         "const photograph = new Image(), [tell] = arguments;"
         "photograph.onload = () => tell([photograph.naturalWidth, photograph.naturalHeight]);"
@@ -348,7 +348,9 @@ def list_own_products(folder):
     Image.new("RGB", (800, 400), "red").save(folder / "a.png")
     Image.new("RGB", (200, 300), "blue").save(folder / "b.png")
     pictures = [("a.png", 12, 400, 800), ("b.png", 12, 300, 200), ("gone.png", 13, 100, 100)]
-    write_pictures(folder, [ListedPicture(one, folder / name, *size, 1) for name, one, *size in pictures])
+    write_pictures(
+        folder, [ListedPicture(product, folder / name, *size, 1) for name, product, *size in pictures]
+    )
     products = [
         ListedProduct(12, "SKU-007", HOSTILE, "https://shop.example/7?a=1&b=2"),
         ListedProduct(13, "013", "Blue dress", "javascript:document.title='broken'"),
@@ -363,7 +365,7 @@ def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chr
     assert "elsewhere" not in (inputs / "report.html").read_text()
     page = Page(chromium, inputs / "report.html")
     open_query(page, "7")
-    cards = {card.find_element(By.CLASS_NAME, "product").text: card for card in page.all(".card")}
+    cards = {card.find_element(By.CLASS_NAME, "product").text: card for card in page.find_all(".card")}
     assert cards.keys() == {"11", "SKU-007", "013"}
     assert {name: len(card.find_elements(By.TAG_NAME, "image")) for name, card in cards.items()} == {
         "11": 0,
@@ -382,10 +384,10 @@ def test_the_line_to_beat_is_shown_where_the_baseline_was_run(inputs, chromium):
     write(inputs, "valid_pred_logistic", MODEL2)
     report(inputs)
     page = Page(chromium, inputs / "report.html")
-    figures = {row.text.split()[0]: row.text.split()[1] for row in page.all(".models tbody tr")}
+    figures = {row.text.split()[0]: row.text.split()[1] for row in page.find_all(".models tbody tr")}
     assert list(figures) == ["model1", "model2", "blend", "logistic", "cross-validated", "random"]
     assert figures["logistic"] == figures["model2"]
-    assert "logistic: scikit-learn" in page.one(".overview").text
+    assert "logistic: scikit-learn" in page.find(".overview").text
     write(inputs, "valid_pred_logistic", {"7": MODEL2["7"]})
     assert_refused(inputs, words=["valid_pred_logistic.json lacks query 8"])
 
@@ -409,10 +411,10 @@ def test_a_phone_scrolls_in_one_direction_only(page, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     try:
-        for button in page.all(".query button"):
+        for button in page.find_all(".query button"):
             button.click()
         assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360
-        colour = page.one("body").value_of_css_property("background-color")
+        colour = page.find("body").value_of_css_property("background-color")
         assert (int(re.findall(r"\d+", colour)[0]) > 128) == (scheme == "light")
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -426,8 +428,8 @@ def test_words_have_room_at_every_width(page, width):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         for selector, room in ((".query th", 150), (".groups > :nth-child(-n+2) th:first-child", 60)):
-            assert min(node.rect["width"] for node in page.all(selector)) >= room, selector
-        page.all(".query button")[0].click()
+            assert min(node.rect["width"] for node in page.find_all(selector)) >= room, selector
+        page.find_all(".query button")[0].click()
         labels = (
             "return [...document.querySelectorAll('.labels bdi')].every(e => e.scrollWidth <= e.offsetWidth)"
         )
@@ -446,7 +448,7 @@ def test_focus_is_not_hidden_under_the_toolbar(page):
         for _ in range(3):
             page.press("k")
             top = driver.switch_to.active_element.rect["y"]
-            bar = page.one(".tools").rect
+            bar = page.find(".tools").rect
             assert page.focused in page.queries
             assert top >= bar["y"] + bar["height"]
     finally:
@@ -492,12 +494,12 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
     ndcg = [float(value) for value in page.texts(".query .strong")]
     assert ndcg == sorted(ndcg)
     for kind in ("word", "label", "length"):
-        row = page.one(f"tr:has([data-kind={kind}])")
+        row = page.find(f"tr:has([data-kind={kind}])")
         count, mean = (cell.text for cell in row.find_elements(By.TAG_NAME, "td")[:2])
         row.find_element(By.TAG_NAME, "button").click()
-        assert page.one("#count").text == f"{count} of {queries} queries, blend {mean}"
+        assert page.find("#count").text == f"{count} of {queries} queries, blend {mean}"
         assert len(page.queries) == int(count)
-    page.one("#filter button").click()
+    page.find("#filter button").click()
     assert len(page.queries) == queries
     assert page.complaints() == []
 
@@ -585,15 +587,15 @@ def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
     report(inputs)
     page = Page(chromium, inputs / "report.html")
     written = Blend.read(inputs)
-    assert page.all(".curve") == []
+    assert page.find_all(".curve") == []
     expected = [f"{weight:.4f}" for weight in written.weights]
     assert page.texts(".weights td.strong") == expected
     rule = " + ".join(f"{weight} · model{number}" for number, weight in enumerate(expected, 1))
-    assert f"{rule} of z-scores within each query, the best weights of a local" in page.one("header").text
+    assert f"{rule} of z-scores within each query, the best weights of a local" in page.find("header").text
     assert page.texts(".queries thead th")[3:7] == ["model1", "model2", "model3", "Blend"]
     assert page.texts(".models tbody th")[:4] == ["model1", "model2", "model3", "blend"]
     open_query(page, "8")
-    page.driver.execute_script("arguments[0].click()", page.one("input[value='2']"))
+    page.driver.execute_script("arguments[0].click()", page.find("input[value='2']"))
     assert page.texts(".card .product") == ["12", "11", "13"]
     assert page.texts(".card:first-child .scores tbody th") == ["model1", "model2", "model3", "blend"]
     assert page.texts(".card:first-child .scores .by td") == ["0.800", "1"]
@@ -622,11 +624,11 @@ def test_a_dozen_models_with_long_names_have_room(inputs, chromium):
     blend(inputs, "--models", *models)
     report(inputs)
     page = Page(chromium, inputs / "report.html")
-    page.all(".query button")[0].click()
+    page.find_all(".query button")[0].click()
     for width in (360, 905, 1280):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        assert min(node.rect["width"] for node in page.all(".query th")) >= 150
+        assert min(node.rect["width"] for node in page.find_all(".query th")) >= 150
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
     page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -673,10 +675,10 @@ def test_model1_explains_its_own_scores(tmp_path):
     for split in ("valid", "testB"):
         write_table(tmp_path / split / f"{split}.tsv", rows)
     write(tmp_path, "valid/valid_answer", {"1": [5], "2": [6], "3": [7]})
-    told = ["--data_dir", tmp_path, "--checkpoints_dir", tmp_path, "--epoch", 0]
+    flags = ["--data_dir", tmp_path, "--checkpoints_dir", tmp_path, "--epoch", 0]
     for name in ("valid", "test"):
-        told += [f"--{name}_out_path", tmp_path / f"{name}_pred_model1.json"]
-    done = run_script("model1", "validation.py", *told, "--explain")
+        flags += [f"--{name}_out_path", tmp_path / f"{name}_pred_model1.json"]
+    done = run_script("model1", "validation.py", *flags, "--explain")
     assert done.returncode == 0, done.stderr
     for name in ("valid", "test"):
         predictions = read_predictions(tmp_path / f"{name}_pred_model1.json", "")
@@ -692,7 +694,7 @@ def test_model1_explains_its_own_scores(tmp_path):
                 assert sum(part.weight * part.score for part in parts) == pytest.approx(score, abs=1e-6)
                 assert sum(part.weight for part in parts) == pytest.approx(1 if parts else 0, abs=1e-6)
     # Without --explain nothing is left that would speak of other scores.
-    assert run_script("model1", "validation.py", *told).returncode == 0
+    assert run_script("model1", "validation.py", *flags).returncode == 0
     assert list(tmp_path.glob("*_words.json")) == []
 
 

@@ -3,13 +3,13 @@ from functools import cache
 import numpy as np
 import pytest
 
+from kddcup.rank.curve import Curve
 from kddcup.rank.fusion import weighted_sum
 from kddcup.rank.metrics import ndcg_per_query
 from kddcup.rank.predictions import ranking
 from kddcup.rank.weights import (
     GRID,
     CandidateScores,
-    Curve,
     cross_validate,
     search_exact,
     search_grid,

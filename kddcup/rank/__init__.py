@@ -1,4 +1,4 @@
-"""Scores and what is made of them: predictions, NDCG, explanations, blends and their weights.
+"""What happens to scores: predictions, metrics, explanations, blends and their weights; the baseline.
 
 How a model computes a score is its own business.
 """

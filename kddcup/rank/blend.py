@@ -103,7 +103,11 @@ class Blend:
         return [model.valid if table == "valid" else model.test for model in self.models]
 
     def read_models(self, table: str) -> list[Predictions]:
-        """The models' predictions of ``valid`` or of the split; errors as in :func:`read_models`."""
+        """Read the models' predictions of ``valid`` or of the split.
+
+        Raises:
+            UserError: as :func:`kddcup.rank.predictions.read_models`.
+        """
         return read_models([(path, "python validation.py") for path in self.paths(table)])
 
     def apply(self, models: Sequence[Predictions]) -> Predictions:

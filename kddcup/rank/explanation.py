@@ -53,7 +53,7 @@ def read_explanations(path: str | os.PathLike, predictions: Predictions) -> dict
     explanations = {}
     for query, candidates in predictions.items():
         try:
-            explanations[query] = _explanation(content[query], [product for product, _ in candidates])
+            explanations[query] = _parse(content[query], [product for product, _ in candidates])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(
                 f"{path}, query {query}: expected its words, and [weight, score, head] of each "
@@ -70,16 +70,15 @@ def read_explanations(path: str | os.PathLike, predictions: Predictions) -> dict
     return explanations
 
 
-def _explanation(content: Any, products: list[int]) -> Explanation:
-    """From JSON; whatever it holds, only lists of a text or three numbers for each word get through."""
+def _parse(content: Any, products: list[int]) -> Explanation:
+    """Take an explanation from JSON; only texts, and three numbers for each of them, get through."""
     words = [word for word in content["words"] if isinstance(word, str)]
-    found = {}
+    parts = {}
     for product in products:
-        parts = content["products"][str(product)]
-        found[product] = [
+        parts[product] = [
             WordScore(float(weight), float(score), int(head))
-            for _, (weight, score, head) in zip(words, parts, strict=True)
+            for _, (weight, score, head) in zip(words, content["products"][str(product)], strict=True)
         ]
-        if any(part.head < 0 for part in found[product]):
+        if any(part.head < 0 for part in parts[product]):
             raise ValueError("heads are counted from 0")
-    return Explanation(words, found)
+    return Explanation(words, parts)

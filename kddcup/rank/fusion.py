@@ -11,7 +11,7 @@ Normalization = Literal["none", "minmax", "zscore", "rank"]
 
 
 def weighted_sum(models: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
-    """The sum of weight · score over models; of equal scores the earlier in the first model stands first.
+    """Sum weight · score over models; of equal sums the one that is earlier in the first model stands first.
 
     Args:
         models: each the scores of the same candidates by query.
@@ -28,7 +28,7 @@ def weighted_sum(models: Sequence[Predictions], weights: Sequence[float]) -> Pre
 
 
 def normalize(predictions: Predictions, how: Normalization) -> Predictions:
-    """The scores of each query on a scale of its own; the order stays.
+    """Put the scores of each query on a scale of its own; the order stays.
 
     With s a score, and over the n candidates of its query:
 

@@ -11,17 +11,17 @@ _DISCOUNTS = np.append(1 / np.log2(np.arange(2, K + 2)), 0)
 
 
 def discount(ranks: np.ndarray) -> np.ndarray:
-    """What a hit at each rank, counted from 0, adds to DCG@5: 1 / log2(rank + 2), 0 past the fifth."""
+    """Look up what a hit at each rank, from 0, adds to DCG@5: 1 / log2(rank + 2), and 0 past the fifth."""
     return _DISCOUNTS[np.minimum(ranks, K)]
 
 
 def ideal_dcg(answers: int) -> float:
-    """DCG@5 of a list that begins with so many hits."""
+    """Compute DCG@5 of a list that begins with so many hits."""
     return float(discount(np.arange(answers)).sum())
 
 
 def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
-    """NDCG@5 of one query; gains are 0 or 1 (Järvelin and Kekäläinen, 2002).
+    """Compute NDCG@5 of one query; gains are 0 or 1 (Järvelin and Kekäläinen, 2002).
 
     Args:
         ranked: product ids, best first.
@@ -34,7 +34,7 @@ def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
 def ndcg_per_query(
     rankings: Mapping[str, Sequence[int]], answers: Mapping[str, Collection[int]]
 ) -> np.ndarray:
-    """[queries of ``answers``] NDCG@5, in the order of ``answers``.
+    """Compute NDCG@5 [queries] of each query of ``answers``, in their order.
 
     Args:
         rankings: product ids by query id, best first; has every query of ``answers``.
@@ -44,7 +44,7 @@ def ndcg_per_query(
 
 
 def random_ndcg(candidates: Mapping[str, Collection[int]], answers: Mapping[str, Collection[int]]) -> float:
-    """The expected mean NDCG@5 of a uniformly random order, exactly.
+    """Compute the expected mean NDCG@5 of a uniformly random order, exactly.
 
     Each of the n candidates is as likely as the others at each rank, so that a rank gains hits/n · discount.
     """
@@ -57,7 +57,7 @@ def random_ndcg(candidates: Mapping[str, Collection[int]], answers: Mapping[str,
 
 
 def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean over queries drawn with replacement (Efron, 1979)."""
+    """Draw the 95 % percentile interval of the mean over queries drawn with replacement (Efron, 1979)."""
     rng, count = np.random.default_rng(seed), len(per_query)
     blocks = np.array_split(np.arange(draws), -(-draws * count // DRAWN_AT_ONCE))
     means = [per_query[rng.integers(count, size=(len(block), count))].mean(1) for block in blocks]
@@ -66,6 +66,6 @@ def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000
 
 
 def with_interval(per_query: np.ndarray) -> str:
-    """The mean and its 95 % bootstrap interval, as text."""
+    """Format the mean and its 95 % bootstrap interval."""
     low, high = bootstrap_interval(per_query)
     return f"{per_query.mean():.6f}  [{low:.4f}, {high:.4f}]"

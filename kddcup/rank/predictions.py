@@ -67,7 +67,7 @@ def parse_id(product: object) -> int | None:
 
 
 def read_models(sources: Sequence[tuple[Path, str]]) -> list[Predictions]:
-    """The predictions of several models for the same candidates.
+    """Read the predictions of several models for the same candidates.
 
     Args:
         sources: each model's file, and the command that makes it.
@@ -100,7 +100,7 @@ def _check_candidates(model: Predictions, path: Path, other: Predictions, other_
 
 
 def read_answers(path: str | os.PathLike) -> dict[str, list[int]]:
-    """The relevant product ids by query id.
+    """Read the relevant product ids by query id.
 
     Raises:
         UserError: the file is absent or is not ``{query_id: [product_id, …]}``.
@@ -156,7 +156,7 @@ def check_answered(
 
 
 def ranking(predictions: Predictions) -> dict[str, list[int]]:
-    """The product ids alone, best first."""
+    """Take the product ids alone, best first."""
     return {query: [product for product, _ in candidates] for query, candidates in predictions.items()}
 
 

@@ -26,12 +26,25 @@ class Split:
         """``DATA/NAME/NAME_answer.json``."""
         return self.data_dir / self.name / f"{self.name}_answer.json"
 
+    def read_answers(self, predictions: Predictions, source: Path) -> dict[str, list[int]]:
+        """Read the answers, and check that they fit predictions.
+
+        Args:
+            predictions: scores of the candidates.
+            source: the file that has them, for messages.
+
+        Raises:
+            UserError: the answers cannot be read, or do not fit.
+        """
+        answers = read_answers(self.answers)
+        check_answered(predictions, answers, (source, self.answers))
+        return answers
+
     def ndcg(self, predictions: Predictions) -> np.ndarray:
         """[queries] NDCG@5 of each query that has answers.
 
         Raises:
             UserError: the answers cannot be read, or name a query that the predictions lack.
         """
-        answers = read_answers(self.answers)
-        check_answered(predictions, answers, (self.table, self.answers))
+        answers = self.read_answers(predictions, self.table)
         return ndcg_per_query(ranking(predictions), answers)

@@ -120,7 +120,7 @@ def _check_no_blank(query: str, source: str) -> None:
 
 
 def _read_lines(path: str, line: re.Pattern[str], form: str) -> Iterator[tuple]:
-    """The place of each line, for messages, and its fields: the query, the product, a number, further texts.
+    """Read each line: its place, for messages, the query, the product, a number and further texts.
 
     Blank lines are passed over.
 

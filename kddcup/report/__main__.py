@@ -17,10 +17,10 @@ from kddcup.io.errors import UserError, run_script
 from kddcup.io.files import write_text
 from kddcup.rank.baseline import RANKERS
 from kddcup.rank.blend import BLEND, MADE_BY, Blend
+from kddcup.rank.curve import TOLERANCE
 from kddcup.rank.explanation import Explanation, explanation_path, read_explanations
-from kddcup.rank.predictions import Predictions, check_answered, read_answers, read_predictions
+from kddcup.rank.predictions import Predictions, check_answered, read_predictions
 from kddcup.rank.split import Split
-from kddcup.rank.weights import TOLERANCE
 from kddcup.report.evaluation import Evaluation, read_pictures
 from kddcup.report.page import render_page
 from kddcup.report.photographs import read_listed_photographs, read_photographs
@@ -52,7 +52,7 @@ class ReportSettings:
 def find_explanations(
     blend: Blend, paths: list[Path], models: list[Predictions]
 ) -> tuple[dict[str, Explanation], str]:
-    """What the scores of the first model are made of that has said so, and that model's name."""
+    """Read what a model's scores are made of, and name the model: the first that has written it, if any."""
     for model, path, predictions in zip(blend.models, paths, models, strict=True):
         words = explanation_path(path)
         if words.is_file():
@@ -61,7 +61,7 @@ def find_explanations(
 
 
 def check_figure(evaluation: Evaluation, split: str, folder: Path) -> None:
-    """See that the blend does as well as it did when it was written.
+    """Check that the blend does as well as it did when it was written.
 
     Raises:
         UserError: its predictions or the answers have changed since.
@@ -99,8 +99,7 @@ def main() -> None:
             f"run '{MADE_BY} --split {split.name}'"
         )
     paths, models = blend.paths(split.name), blend.read_models(split.name)
-    answers = read_answers(split.answers)
-    check_answered(models[0], answers, (paths[0], split.answers))
+    answers = split.read_answers(models[0], paths[0])
     explanations, explained = find_explanations(blend, paths, models)
     evaluation = Evaluation(
         blend,

@@ -1,6 +1,6 @@
 """What the page shows of models' predictions: scores, pictures, and where the blend does badly."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Pictures:
-    """The judged rows of a table.
+    """The rows of a table whose queries count.
 
     ``texts`` by query id; ``images`` each once; ``places``: where the image of a query id and product stands.
     """
@@ -49,8 +49,8 @@ class Pictures:
     places: dict[tuple[str, int], int]
 
 
-def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Mapping[str, Any]) -> Pictures:
-    """Read the rows of the queries ``judged`` from the table ``path``.
+def read_pictures(path: Path, source: Path, predictions: Predictions, queries: Collection[str]) -> Pictures:
+    """Read the rows of some queries from the table ``path``.
 
     Raises:
         UserError: it cannot be read, or lacks a candidate of ``predictions``, which are from ``source``.
@@ -59,7 +59,7 @@ def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Ma
     seen: dict[tuple[int, bytes], int] = {}
     for row in Table(path).rows(f"read {path.name}"):
         query = str(row.query_id)
-        if query not in judged:
+        if query not in queries:
             continue
         texts.setdefault(query, row.query)
         # A product may come with other pictures; the first under a query is the one that was scored.
@@ -68,7 +68,7 @@ def read_pictures(path: Path, source: Path, predictions: Predictions, judged: Ma
             boxes = np.rint(row.boxes).astype(np.int64)
             images.append(Picture(row.image_h, row.image_w, boxes, row.class_labels))
         places.setdefault((query, row.product_id), image)
-    for query in judged:
+    for query in queries:
         for product, _ in predictions[query]:
             if (query, product) not in places:
                 raise UserError(
@@ -181,7 +181,7 @@ class Evaluation:
         return CandidateScores.of(models, self.answers).ndcg(GRID).mean(1)
 
     def disagreement(self, query: str) -> float:
-        """The share of pairs of candidates that two models order differently, mean over pairs of models.
+        """Compute the share of pairs of candidates that two models order differently, mean over the models.
 
         This is Kendall's distance (Kendall, 1938), (1 − τ) / 2: 0 of equal orders, 1/2 of unrelated ones.
         """
@@ -196,7 +196,7 @@ class Evaluation:
         return float(np.mean(distances))
 
     def find_labels(self, query: str) -> set[int]:
-        """The class labels of the regions of a query's answers."""
+        """Find the class labels of the regions of a query's answers."""
         answers = (self.pictures.places.get((query, product)) for product in self.answers[query])
         return {
             label
@@ -216,5 +216,5 @@ class Evaluation:
         }
 
     def groups(self) -> dict[str, Groups]:
-        """Which words, labels and lengths lose most in the blend, by kind."""
+        """Find the words, labels and lengths that lose most in the blend, by kind."""
         return {kind: Groups.of(traits, self.ndcg[-1]) for kind, traits in self.traits.items()}

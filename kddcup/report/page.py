@@ -76,7 +76,7 @@ def _summarize(name: str, ndcg: np.ndarray) -> dict[str, Any]:
 
 
 def _curve(evaluation: Evaluation) -> dict[str, Any]:
-    """The curve in a square of 100 by 100 from its lowest to its highest point, and where the blend is."""
+    """Draw the curve in a square of 100 by 100 from its lowest to its highest point, and the blend in it."""
     figures, chosen = evaluation.curve, evaluation.ndcg[-1].mean()
     low, high = min(figures.min(), chosen), max(figures.max(), chosen)
     span = max(high - low, np.finfo(float).tiny)
@@ -97,7 +97,7 @@ def _data(
     photographs: Mapping[int, str],
     products: Mapping[int, ListedProduct],
 ) -> dict[str, Any]:
-    """What the script draws from; lists instead of objects where there are thousands."""
+    """Collect what the script draws from; lists instead of objects where there are thousands."""
     images = evaluation.pictures.images
     shown = {product for _, product in evaluation.pictures.places}
     present = sorted({label for image in images for label in image.labels.tolist()})
@@ -117,19 +117,19 @@ def _data(
 
 
 def _product(product: ListedProduct) -> list[str]:
-    """[the shop's id, title, link]; a link of another kind than to the web could run a script."""
+    """Make [the shop's id, title, link]; a link of another kind than to the web could run a script."""
     return [product.shop_id, product.title, product.url if product.url.startswith(WEB) else ""]
 
 
 def _image(image: Picture, places: Mapping[int, int]) -> list:
-    """[height, width, [top, left, bottom, right, place of the label among the present ones], …]."""
+    """Make [height, width, [top, left, bottom, right, place of the label among the present ones], …]."""
     labels = [places[label] for label in image.labels.tolist()]
     boxes = np.column_stack([image.boxes, np.array(labels, np.int64)]).tolist()
     return [image.height, image.width, *boxes]
 
 
 def _query(evaluation: Evaluation, i: int, query: str) -> dict[str, Any]:
-    """A query with its candidates, best first in the blend.
+    """Describe a query with its candidates, best first in the blend.
 
     A candidate is [product, image, whether it is an answer, its scores and then its ranks in each of the
     models and the blend]. Products and labels are text, since a number of JavaScript has 53 bits.
@@ -165,12 +165,12 @@ def _query(evaluation: Evaluation, i: int, query: str) -> dict[str, Any]:
 
 
 def _parts(words: Iterable[WordScore]) -> Iterable[list]:
-    """[weight, score, head from 1] of each word."""
+    """Make [weight, score, head from 1] of each word."""
     for word in words:
         yield [_round(word.weight), _round(word.score), word.head + 1]
 
 
 def _round(value: float) -> float:
-    """To five digits, which are more than the page shows."""
+    """Round to five digits, which are more than the page shows."""
     rounded = float(f"{value:.5g}")
     return rounded if math.isfinite(rounded) else value  # the largest of all numbers rounds up
