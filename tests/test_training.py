@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import connection, reduction, resource_sharer
 from pathlib import Path
 
@@ -119,6 +119,14 @@ def kill(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture
+def heedless() -> Iterator[None]:
+    """As in training: no DataLoader in the main thread has that thread hear of the end of any child."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 WAYS_TO_DIE = {
     "while it reads": kill,
     "by an exit": lambda: os._exit(1),
@@ -140,6 +148,7 @@ def read_with(monkeypatch, act: Callable[[], object]) -> None:
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
 
 
+@pytest.mark.usefixtures("heedless")
 @pytest.mark.parametrize("way", WAYS_TO_DIE)
 def test_a_reading_process_that_dies_ends_in_one_line(trained, monkeypatch, way):
     read_with(monkeypatch, WAYS_TO_DIE[way])
@@ -147,6 +156,7 @@ def test_a_reading_process_that_dies_ends_in_one_line(trained, monkeypatch, way)
         list(loader(trained, "--workers", "1").epoch(0, CPU))
 
 
+@pytest.mark.usefixtures("heedless")
 def test_a_reading_process_that_is_dead_when_its_batch_is_fetched_ends_in_one_line(trained, monkeypatch):
     connect, others = resource_sharer._resource_sharer.get_connection, set(multiprocessing.active_children())
 
