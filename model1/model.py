@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch, place_words
 from kddcup.nn.encoder import ImageEncoder
-from kddcup.nn.ranker import Ranker
+from kddcup.nn.ranker import WordRanker, WordWeights
 from kddcup.nn.words import FrozenWords
 
 GRU_LAYERS = 2
@@ -83,11 +83,15 @@ class ScoreModel(nn.Module):
             nn.Linear(SUMMARY_WIDTH, 1),
         )
 
-    def _parts(self, hidden: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
-        """What words [.., E/4] and captions [.., E] each give to the inner layer, [.., 512]."""
-        first = self.dense_summary[0]
-        of_text, of_image = first.weight.split([hidden.shape[-1], caption.shape[-1]], dim=1)
-        return F.linear(hidden, of_text, first.bias), F.linear(caption, of_image)
+    def weigh_images(self, caption: Tensor) -> Tensor:
+        """Give what caption heads [B, E] add to the inner layer, [B, 512]."""
+        return F.linear(caption, self.dense_summary[0].weight[:, -caption.shape[-1] :])
+
+    def weigh_text(self, hidden: Tensor) -> WordWeights:
+        """Give what words [T, E/4] add to the inner layer, and what follows that; the last bias cancels out."""
+        first, activation, last = self.dense_summary
+        text = F.linear(hidden, first.weight[:, : hidden.shape[-1]], first.bias)
+        return WordWeights(text, activation.weight, last.weight[0])
 
     def forward(self, words: Words, heads: Tensor) -> Tensor:
         """Score B pairs of a query and an image's heads [B, 1+H, E]: [B]."""
@@ -101,7 +105,8 @@ class ScoreModel(nn.Module):
             weight: [B, T] of each word, 0 where there is none.
             products: [B, T, H] of each word with each label head.
         """
-        text, image = self._parts(words.hidden, heads[:, 0])  # [B, T, 512] and [B, 512]
+        text = self.weigh_text(words.hidden).text  # [B, T, 512]
+        image = self.weigh_images(heads[:, 0])  # [B, 512]
         weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
         weight = weight.float().masked_fill(~words.mask, -torch.inf).softmax(1)
         return weight, words.vectors @ heads[:, 1:].transpose(1, 2)
@@ -120,7 +125,8 @@ class ScoreModel(nn.Module):
         queries, longest, _ = words.hidden.shape
         images = len(heads)
         places = place_words(lengths, longest).to(heads.device, non_blocking=True)  # [W]
-        text, image = self._parts(words.hidden.flatten(0, 1)[places], heads[:, 0])  # [W, 512] and [I, 512]
+        text = self.weigh_text(words.hidden.flatten(0, 1)[places]).text  # [W, 512]
+        image = self.weigh_images(heads[:, 0])  # [I, 512]
         chunks = text.split(max(1, CROSS_ELEMENTS // image.numel()))
         if len(chunks) == 1:
             weight = self._cross_weight(text, image)  # [W, I]
@@ -150,7 +156,7 @@ class Scores(NamedTuple):
     cross: Tensor
 
 
-class WordImageModel(Ranker):
+class WordImageModel(WordRanker):
     """The parts ``query``, ``item`` and ``score``.
 
     Args:
@@ -177,9 +183,17 @@ class WordImageModel(Ranker):
             cross=self.score.cross(query, batch.queries.lengths, image),
         )
 
-    def encode_images(self, images: RegionBatch) -> Tensor:
-        """Encode B images as their heads, [B, 1+H, E]."""
-        return self.item(images)
+    def embed_words(self, ids: Tensor) -> Tensor:
+        """Look up the vectors of words [W], before their norm: [W, E]."""
+        return self.query.embed(ids)
+
+    def weigh_images(self, heads: Tensor) -> Tensor:
+        """Give what images of ``heads`` [B, 1+H, E] add to the inner layer of the weights, [B, 512]."""
+        return self.score.weigh_images(heads[:, 0])
+
+    def weigh_words(self, queries: TokenBatch) -> WordWeights:
+        """Give the side of the weights of the T words of a batch of one query."""
+        return self.score.weigh_text(self.query(queries).hidden[0])
 
     def score_candidates(self, queries: TokenBatch, owner: Tensor, images: Tensor) -> Tensor:
         """Score C candidates, of heads ``images`` [C, 1+H, E]."""

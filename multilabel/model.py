@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
 from kddcup.nn.encoder import ImageEncoder
-from kddcup.nn.ranker import Ranker
+from kddcup.nn.ranker import WordRanker
 from kddcup.nn.words import Packing, copy_array
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 
@@ -22,7 +22,7 @@ class Logits(NamedTuple):
     words: Tensor
 
 
-class MultiLabelClassifier(Ranker):
+class MultiLabelClassifier(WordRanker):
     """An image encoder under a tagger and a captioner; the word vectors are frozen.
 
     Its plain twin is :class:`benchmarks.reference.MultiLabelClassifier`.
@@ -80,9 +80,9 @@ class MultiLabelClassifier(Ranker):
         """The token ids of a query without the unknown."""
         return [token for token in vocabulary.encode(text) if token != vocabulary.unknown]
 
-    def encode_images(self, images: RegionBatch) -> Tensor:
-        """Encode B images as their heads, [B, 1+H, E]."""
-        return self.item(images)
+    def embed_words(self, ids: Tensor) -> Tensor:
+        """Look up the vectors of words [W]: [W, E]."""
+        return self.embed(ids)
 
     def score_candidates(self, queries: TokenBatch, owner: Tensor, images: Tensor) -> Tensor:
         """Score C candidates, of heads ``images`` [C, 1+H, E], by the sum of log σ(logit) over the words."""

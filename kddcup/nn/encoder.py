@@ -13,7 +13,8 @@ class ImageEncoder(nn.Module):
 
     Parameter names and shapes are those of the published checkpoints (part ``item``).
 
-    It has two doors: :meth:`regions` gives the regions in the context of their image, :meth:`pool` the heads.
+    It has two doors: :meth:`regions` gives the regions in the context of their image, :meth:`pool` the heads;
+    :meth:`weigh` tells how much each region counts there.
     All of it but the attention scores runs on [R, D], the regions there are. The second Linear of ``dense``
     runs once per image, after the weighted sum over regions: it is linear, and an image's weights sum to 1.
     Its plain twin, on padded images, is :class:`benchmarks.reference.PaddedEncoder`.
@@ -83,9 +84,8 @@ class ImageEncoder(nn.Module):
             [B, heads, E].
         """
         count = len(lengths)
-        image = torch.repeat_interleave(torch.arange(count), lengths)  # [R] which image a region is of
-        image = image.to(regions.device, non_blocking=True)
-        weight = _softmax_per_image(self.dense_summary(regions), image, count)  # [R, 1]
+        image = _find_images(lengths, regions.device)
+        weight = self._weigh(regions, image, count)  # [R, 1]
         hidden = weight * self.dense[1](self.dense[0](regions))  # [R, (1+H)·E]
         summed = hidden.new_zeros(count, hidden.shape[1]).index_add(0, image, hidden)  # [B, (1+H)·E]
         last = self.dense[2]
@@ -95,6 +95,13 @@ class ImageEncoder(nn.Module):
             rows = heads * self.width
             flat = F.linear(summed, last.weight[:rows], last.bias[:rows])
         return flat.view(count, -1, self.width)  # [B, heads, E]
+
+    def weigh(self, regions: Tensor, lengths: Tensor) -> Tensor:
+        """Give the weights [R] at which :meth:`pool`, of the same arguments, sums up the regions of an image."""
+        return self._weigh(regions, _find_images(lengths, regions.device), len(lengths)).squeeze(1)
+
+    def _weigh(self, regions: Tensor, image: Tensor, images: int) -> Tensor:
+        return _softmax_per_image(self.dense_summary(regions), image, images)
 
     def _attend(self, attention: nn.MultiheadAttention, x: Tensor, lengths: Tensor) -> Tensor:
         """Self-attention of the regions within each image, [R, D]; only here is padding."""
@@ -120,6 +127,12 @@ class ImageEncoder(nn.Module):
         )
         flat = attended.transpose(1, 2).reshape(-1, dim)[spots]  # [R, D]
         return attention.out_proj(flat)
+
+
+def _find_images(lengths: Tensor, device: torch.device) -> Tensor:
+    """[R] which image a region is of."""
+    image = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return image.to(device, non_blocking=True)
 
 
 def _softmax_per_image(scores: Tensor, image: Tensor, images: int) -> Tensor:
