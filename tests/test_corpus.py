@@ -62,7 +62,7 @@ def read_texts(folder, pickle, name):
     """The texts of a column of ``DATA/info``."""
     columns = read_pickle(folder / pickle, "x")
     texts = Ragged(columns[name], columns[f"{name}_offsets"])
-    return [texts.decode(i) for i in range(len(texts))]
+    return [texts[i].tobytes().decode() for i in range(len(texts))]
 
 
 def queries_of(groups):
@@ -163,7 +163,7 @@ def test_the_lexicon_stands_beside_the_groups(tmp_path):
     vocabulary = write_corpus(tmp_path)
     lexicon = read_pickle(tmp_path / "data_info2.pkl", "x")["lexicon"]
     tokens = Ragged(lexicon["token"], lexicon["token_offsets"])
-    assert [tokens.decode(i) for i in range(len(tokens))] == vocabulary.tokens
+    assert [tokens[i].tobytes().decode() for i in range(len(tokens))] == vocabulary.tokens
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):

@@ -95,10 +95,6 @@ class Ragged:
         """List i, a view."""
         return self.values[self.offsets[i] : self.offsets[i + 1]]
 
-    def decode(self, i: int) -> str:
-        """Decode list i of packed strings."""
-        return self[i].tobytes().decode()
-
     @property
     def lengths(self) -> np.ndarray:
         """[N] int64."""

@@ -274,7 +274,7 @@ def start_process(out: Path) -> Iterator[Process]:
     with contextlib.ExitStack() as stack:
         if process.is_main:
             stack.enter_context(lock_folder(out))
-        stack.enter_context(join(process, TIMEOUT))
+        stack.enter_context(join(process, TIMEOUT, "run the same command again: it continues where it was"))
         yield process
 
 

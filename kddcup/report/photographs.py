@@ -79,7 +79,7 @@ def _small(path: Path) -> str:
     try:
         image = open_picture(path, LONGEST_SIDE).image
     except BadPictureError as error:
-        raise UserError(f"{path} is no image that can be read ({error}): mend it or take it out") from None
+        raise UserError(f"{path} cannot be read as an image ({error}): replace it or remove it") from None
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return _encode(image)
 

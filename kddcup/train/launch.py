@@ -41,7 +41,8 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
         if process.is_main:
             stack.enter_context(lock_folder(Path(settings.checkpoints_dir)))
             remove_leftovers(Path(settings.checkpoints_dir))
-        run = stack.enter_context(join(process, datetime.timedelta(seconds=settings.timeout)))
+        timeout = datetime.timedelta(seconds=settings.timeout)
+        run = stack.enter_context(join(process, timeout, "continue with '--resume'"))
         # Not before, since a process that waits for the others to join can simply be ended.
         before = signal.signal(signal.SIGTERM, process.termination.request)
         stack.callback(signal.signal, signal.SIGTERM, before)

@@ -16,8 +16,17 @@ JOIN_POLL_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def join(process: Process, timeout: datetime.timedelta) -> Iterator[str]:
-    """Make the group of processes, where there are several; gives the name of the run."""
+def join(process: Process, timeout: datetime.timedelta, advice: str) -> Iterator[str]:
+    """Make the group of processes, where there are several; gives the name of the run.
+
+    Args:
+        process: this process.
+        timeout: how long to wait for the others.
+        advice: how to go on when they are lost.
+
+    Raises:
+        UserError: the other processes are lost, or a rank has not joined in time.
+    """
     own = uuid.uuid4().hex
     if "TORCHELASTIC_RUN_ID" not in os.environ and process.ranks == 1:
         yield own
@@ -50,7 +59,7 @@ def join(process: Process, timeout: datetime.timedelta) -> Iterator[str]:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"rank {process.rank} lost the other processes ({reason}): "
-            "see what ended them, or the network between the hosts; go on with '--resume'"
+            f"see what ended them, or the network between the hosts; {advice}"
         ) from None
 
 
