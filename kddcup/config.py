@@ -151,6 +151,7 @@ class RunSettings:
         save_every: steps between saves within an epoch; 0 saves at its end alone.
         stop_at_use_epoch: end after use_epoch instead of after the last epoch.
         max_steps: end after this many steps of this call and write a checkpoint; 0 means no limit.
+        log_json: a file to which a line of JSON is appended every 100 steps and at each epoch's end.
     """
 
     data_dir: str = "../data"
@@ -159,6 +160,7 @@ class RunSettings:
     save_every: NonNegativeInt = 0
     stop_at_use_epoch: bool = False
     max_steps: NonNegativeInt = 0
+    log_json: str | None = None
 
 
 @dataclass

@@ -170,4 +170,4 @@ def test_help_of_the_conversions_has_an_example_of_each(monkeypatch, capsys):
 
 def test_settings_are_plain_numbers_which_a_checkpoint_can_hold():
     settings = dataclasses.asdict(parse("--batch_size", "7"))
-    assert {type(value) for value in settings.values()} == {int, float, bool, str, list}
+    assert {type(value) for value in settings.values()} == {int, float, bool, str, list, type(None)}

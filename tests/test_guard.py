@@ -37,8 +37,9 @@ def test_the_last_step_of_an_epoch_is_looked_at_too(tmp_path):
 def test_a_gradient_that_is_not_finite_under_a_finite_loss():
     guard = FinitenessGuard(0, 1, CPU)
     gradients = [torch.tensor([1.0, float("inf")])]
-    found = guard.flag("step 4", [torch.tensor(1.0)], gradients, np.arange(20), False)
+    found, norm = guard.flag("step 4", [torch.tensor(1.0)], gradients, np.arange(20), False)
     assert found > 0
+    assert norm == float("inf")
     with pytest.raises(
         UserError, match="step 4: a gradient is not finite; rank 0 had products 0, 1, .*, 18, 19;"
     ):

@@ -41,7 +41,7 @@ class FinitenessGuard:
 
     def flag(
         self, name: str, losses: Iterable[Tensor], gradients: list[Tensor], products: np.ndarray, stop: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Register a step.
 
         Args:
@@ -52,8 +52,8 @@ class FinitenessGuard:
             stop: whether this rank has to stop; travels with the rest, since ranks stop after the same step.
 
         Returns:
-            a float32 scalar on the device, 1 if a number is not finite on any rank, else 0: Adam's
-            ``found_inf``.
+            two float32 scalars on the device: Adam's ``found_inf``, 1 if a number is not finite on any rank,
+            else 0; and the norm of the gradients.
 
         Raises:
             UserError: the step before was not finite.
@@ -61,7 +61,8 @@ class FinitenessGuard:
         sound = torch.stack([loss.detach().float() for loss in losses]).isfinite().all()
         flags = torch.zeros(self._ranks + 2, device=self._device)  # each rank's losses, gradients, stop
         flags[self._rank] = (~sound).float()
-        flags[-2] = (~get_total_norm(gradients).isfinite()).float()
+        norm = get_total_norm(gradients)
+        flags[-2] = (~norm.isfinite()).float()
         flags[-1].fill_(stop)
         if self._ranks > 1:
             distributed.all_reduce(flags)
@@ -73,7 +74,7 @@ class FinitenessGuard:
             arrived = torch.cuda.Event()
             arrived.record()
         self._pending = _Pending(name, products, flags, arrived)
-        return found
+        return found, norm
 
     def check(self) -> None:
         """Read the flags of the last registered step.

@@ -25,11 +25,21 @@ from kddcup.stages import Stage
 from kddcup.train.checkpoint import RunConfig, write_checkpoint
 from kddcup.train.folder import STEP, checkpoint_path, point_to
 from kddcup.train.guard import FinitenessGuard
-from kddcup.train.log import EpochLog, Throughput, measure_peak_memory, name_groups
+from kddcup.train.log import (
+    LOGGED_STEPS,
+    EpochLog,
+    Pace,
+    RunLog,
+    RunningMeans,
+    StepLog,
+    Throughput,
+    measure_peak_memory,
+    name_groups,
+)
 from kddcup.train.processes import Process
 from kddcup.train.resumption import Progress, get_random_state, resume
 
-MAY_DIFFER = ("data_dir", "checkpoints_dir", "encoder", "devices", "workers")
+MAY_DIFFER = ("data_dir", "checkpoints_dir", "encoder", "devices", "workers", "log_json")
 """Settings that ranks need not share: hosts have folders of their own."""
 GO_ON = "go on with --resume"
 
@@ -75,6 +85,9 @@ class Trainer:
         self._trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._guard = FinitenessGuard(process.rank, process.ranks, process.device)
         self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._recent, self._norm = RunningMeans(), RunningMeans()
+        if process.is_main:
+            self._log = RunLog(Path(settings.checkpoints_dir), settings.log_json)
         # From here on, each rank has dropout of its own.
         torch.manual_seed(settings.seed + process.rank)
         self._progress = Progress()
@@ -129,7 +142,9 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._rate_factor(epoch)
         self._throughput = throughput = Throughput()
+        self._recent = RunningMeans()
         started = asked = time.monotonic()
+        pace = Pace()
         hidden = None if self._process.is_main else True
         with tqdm(desc=f"epoch {epoch}", total=count, initial=progress.step, disable=hidden) as bar:
             for batch in loader.epoch(epoch, self._process.device, progress.step):
@@ -137,14 +152,49 @@ class Trainer:
                 yield batch
                 progress.step += 1
                 throughput.steps += 1
-                throughput.rows += sum(map(len, batch))
+                rows = sum(map(len, batch))
+                throughput.rows += rows
+                pace.add(time.monotonic(), rows)
                 bar.update()
+                if progress.step % LOGGED_STEPS == 0:
+                    self._log_steps(epoch, pace)
                 self._save_if_due()
                 if self._steps_left == 0:
                     break
                 asked = time.monotonic()
         self._guard.check()
         throughput.seconds = time.monotonic() - started
+
+    def _log_steps(self, epoch: int, pace: Pace) -> None:
+        """Log the epoch's course on the main process, which asks the device for it.
+
+        Raises:
+            UserError: the last step had a number that is not finite.
+        """
+        self._guard.check()
+        process, progress = self._process, self._progress
+        if not process.is_main:
+            return
+        *losses, (_, norm) = self._recent.take().items()
+        rows, steps = pace.measure()
+        self._log.add_steps(
+            StepLog(
+                epoch=epoch,
+                step=progress.step,
+                steps=self._steps_per_epoch,
+                losses=dict(losses),
+                rates=self._name_rates(),
+                gradient_norm=norm,
+                speed=rows * process.ranks,
+                seconds_left=(self._steps_per_epoch - progress.step) / steps,
+                peak_memory=measure_peak_memory(process.device),
+            )
+        )
+
+    def _name_rates(self) -> dict[str, float]:
+        """The learning rates in force, by the parts of the model that they are of."""
+        groups = self.optimizer.param_groups
+        return dict(zip(name_groups(self.model, groups), (group["lr"] for group in groups), strict=True))
 
     def _save_if_due(self) -> None:
         """After a step: save, stop where that was asked for."""
@@ -180,7 +230,7 @@ class Trainer:
                 summed[name] = summed.get(name, 0) + loss.detach()
         gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
         # Where it is 1, Adam leaves parameters, moments and step count as they are, on the device.
-        self.optimizer.found_inf = self._guard.flag(
+        self.optimizer.found_inf, norm = self._guard.flag(
             f"epoch {progress.epoch}, step {progress.step}",
             summed.values(),
             gradients,
@@ -190,6 +240,8 @@ class Trainer:
         self.optimizer.step()
         for name, loss in summed.items():
             progress.losses[name] = progress.losses.get(name, 0) + loss
+        self._recent.add({**summed, "gradient norm": norm})
+        self._norm.add({"gradient norm": norm})
 
     def finish(
         self, epoch: int, score: Callable[[], float], describe: Callable[[], Mapping[str, str]] = dict
@@ -218,19 +270,19 @@ class Trainer:
         if process.is_main:
             path.with_name(STEP).unlink(missing_ok=True)
             self.model.eval()
-            groups = self.optimizer.param_groups
+            self._log.end_steps()
             log = EpochLog(
                 epoch=epoch,
                 losses={name: mean / process.ranks for name, mean in zip(names, means, strict=True)},
                 ndcg=score(),
-                rates=dict(zip(name_groups(self.model, groups), (g["lr"] for g in groups), strict=True)),
+                rates=self._name_rates(),
+                gradient_norm=self._norm.take().get("gradient norm"),
                 throughput=throughput,
                 peak_memory=measure_peak_memory(process.device),
                 checkpoint=path,
                 texts=describe(),
             )
-            process.say(log.format_line())
-            log.write()
+            self._log.add_epoch(log)
         if process.any(process.termination.requested):
             raise Terminated(f"terminated after epoch {epoch}: {GO_ON}")
 
