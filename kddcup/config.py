@@ -32,6 +32,7 @@ class ModelConfig:
         dropout: everywhere.
         start: id of the word that begins a caption.
         end: id of the word that ends a caption.
+        captioner: whether model2 has stage 2's captioner in it.
     """
 
     region_dim: int = 2048
@@ -42,6 +43,7 @@ class ModelConfig:
     dropout: float = 0.1
     start: int = 101
     end: int = 102
+    captioner: bool = False
 
     @property
     def attention_heads(self) -> int:
@@ -96,6 +98,13 @@ class MatcherRecipe(Recipe):
     encoder_rate: float
     weight_decay: float = 1e-6
     gamma: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model2Recipe(MatcherRecipe):
+    """How model2 is trained at a size."""
+
+    start: str = "encoder"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kddcup.config import MatcherRecipe, ModelConfig, Recipe
+from kddcup.config import MatcherRecipe, Model2Recipe, ModelConfig, Recipe
 from kddcup.io.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ STAGES = (
         model="model2.model:SentenceImageModel",
         parts=("item", "score"),
         recipes={
-            "full": MatcherRecipe(batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2),
-            "small": MatcherRecipe(batch_size=32, rate=1e-3, encoder_rate=1e-4, epochs=10, use_epoch=7),
+            "full": Model2Recipe(batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2),
+            "small": Model2Recipe(
+                batch_size=32, rate=1e-3, encoder_rate=1e-4, epochs=10, use_epoch=7, start="captioner"
+            ),
         },
         published_epoch=2,
     ),

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
+from kddcup.nn.captioner import Captioner
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.nn.ranker import Ranker
 from kddcup.nn.words import FrozenWords
+from kddcup.text.vocabulary import Vocabulary
 
 GRU_LAYERS = 2
 DIRECTIONS = 2
@@ -38,6 +40,25 @@ class ScoreModel(FrozenWords):
         return self.dense(states[-DIRECTIONS:].mean(0)).squeeze(1)
 
 
+class CaptionScoreModel(ScoreModel):
+    """How probable the captioner finds the query, times a learned scale, and a correction, which starts at 0.
+
+    The correction is what a :class:`ScoreModel` says.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.captioner = Captioner(config)
+        self.scale = nn.Parameter(torch.ones(1))
+        nn.init.zeros_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, queries: TokenBatch, caption: Tensor) -> Tensor:
+        """Score B pairs of a query and an image's caption head [B, E]: logits [B]."""
+        probability = self.captioner.score_queries(self.embed.weight, caption, queries)
+        return self.scale * probability + super().forward(queries, caption)
+
+
 class Logits(NamedTuple):
     """Logits of B pairs, [B] each: matching, of the image's negative query, of the query's negative image."""
 
@@ -50,13 +71,14 @@ class SentenceImageModel(Ranker):
     """The parts ``item`` and ``score``.
 
     Args:
-        config: widths.
+        config: widths, and whether the score has stage 2's captioner in it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.reads_unknown = not config.captioner
         self.item = ImageEncoder(config)
-        self.score = ScoreModel(config)
+        self.score = CaptionScoreModel(config) if config.captioner else ScoreModel(config)
 
     def forward(self, batch: Batch) -> Logits:
         """Score B pairs, each image with its negative query, and each query with its negative image."""
@@ -76,3 +98,8 @@ class SentenceImageModel(Ranker):
         The GRU starts from the image, so that a query is read anew for each of its candidates.
         """
         return self.score(queries.take(owner), images)
+
+    def read_query(self, vocabulary: Vocabulary, text: str) -> list[int]:
+        """The token ids of a query, with a captioner without the unknown, which stage 2 does not read."""
+        tokens = super().read_query(vocabulary, text)
+        return [token for token in tokens if self.reads_unknown or token != vocabulary.unknown]

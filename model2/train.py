@@ -7,7 +7,8 @@ epoch. Examples, in this folder:
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from jsonargparse.typing import PositiveInt
 from torch.optim import Adam
@@ -35,10 +36,13 @@ class Model2Settings(MatcherSettings):
     """Stage 4.
 
     Args:
+        start: what the model starts from: stage 2's encoder, or its captioner too, whose log probability of
+            the query the logit then is, scaled, with a correction that starts at 0.
         accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
             update is that of the whole batch.
     """
 
+    start: Literal["encoder", "captioner"] = "encoder"
     accumulate: PositiveInt = 1
 
 
@@ -50,12 +54,15 @@ def main() -> None:
     with launch(settings) as process:
         # Data: rows of the table, each with a negative query and a negative image.
         data = TrainingData.open(settings.data_dir)
-        settings = data.fit_batch(settings, data.corpus.tokens, process)
-        sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed)
+        captions = settings.start == "captioner"
+        # The captioner does not read the unknown word.
+        corpus = data.corpus.drop(data.vocabulary.unknown) if captions else data.corpus
+        settings = data.fit_batch(settings, corpus.tokens, process)
+        sampler = NegativeSampler(corpus, NEGATIVES, settings.seed)
         loader = TrainLoader(
-            data.corpus,
+            corpus,
             data.store,
-            data.corpus.tokens,
+            corpus.tokens,
             settings,
             process.rank,
             process.ranks,
@@ -63,26 +70,33 @@ def main() -> None:
             settings.accumulate,
         )
 
-        # Model: stage 2's encoder and stage 1's word vectors.
+        # Model: stage 2's encoder, perhaps its captioner, and stage 1's word vectors.
         encoder = ExportedEncoder.read(settings.encoder)
         config = data.configure(settings, encoder.config.size)
+        config = replace(config, model=replace(config.model, captioner=captions))
         encoder.check_made_for(config, settings.data_dir)
         model = STAGE.build(config.model)
         model.score.set_words(data.words)
         encoder.load_into(model.item)
+        if captions:
+            encoder.load_captioner_into(model.score.captioner)
 
         # Frozen: the word vectors with their norm, and of the encoder all that gives regions their context.
         model.item.freeze_context()
         process.say(format_header(STAGE, settings, config, data.count(model), model, process))
 
-        # Optimizer: of the encoder dense and dense_summary, at a rate of their own; then all the rest.
-        # In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …
+        # Optimizer: of the encoder dense and dense_summary, and the captioner, at a rate of their own; then
+        # all else. In epochs 0, 1, 2, … the rates are those times 1, 1, γ, γ², …
+        pretrained = list_trainable(model.item)
+        if captions:
+            pretrained += list_trainable(model.score.captioner)
         encoder_group = {
-            "params": list_trainable(model.item),
+            "params": pretrained,
             "lr": settings.encoder_rate,
             "weight_decay": settings.weight_decay,
         }
-        rest = list_trainable(model.score)
+        known = set(pretrained)
+        rest = [parameter for parameter in list_trainable(model.score) if parameter not in known]
         optimizer = Adam([encoder_group, {"params": rest, "lr": settings.rate}], fused=True)
 
         def rate_factor(epoch: int) -> float:

@@ -1,4 +1,6 @@
-"""Stage 2: export the image encoder of a checkpoint for stages 3 and 4. Example, in this folder:
+"""Stage 2: export the image encoder and the captioner of a checkpoint, for stages 3 and 4.
+
+Example, in this folder:
 
 python export_model.py --epoch 6
 """
@@ -26,7 +28,7 @@ class ExportSettings:
         epoch: of the checkpoint, from 0; by default the one that its config says to use.
         checkpoints_dir: by default ./checkpoints if it has that epoch, else ./ckpt.
         format: of the file, which is also its suffix.
-        out_path: where the encoder goes; by default ../user_data/image_encoder_large.FORMAT.
+        out_path: where they go; by default ../user_data/image_encoder_large.FORMAT.
     """
 
     epoch: NonNegativeInt | None = None
@@ -36,7 +38,7 @@ class ExportSettings:
 
 
 def main() -> None:
-    """Export the encoder.
+    """Export them.
 
     Raises:
         UserError: the name of the file says another format; or there is no such checkpoint.
@@ -47,8 +49,9 @@ def main() -> None:
         raise UserError(f"--out_path {path} and --format {settings.format} name two formats: change one")
     checkpoint = find_checkpoint(STAGE, settings.checkpoints_dir, settings.epoch)
     model = checkpoint.build(STAGE)
-    write_checkpoint(path, {"item": model.item}, checkpoint.config)
-    print(f"image encoder of {checkpoint.path}: {path}")
+    parts = {"item": model.item, "captioner": model.captioner}
+    write_checkpoint(path, parts, checkpoint.config)
+    print(f"image encoder and captioner of {checkpoint.path}: {path}")
 
 
 if __name__ == "__main__":

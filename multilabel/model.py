@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch
+from kddcup.nn.captioner import Captioner
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.nn.ranker import WordRanker
-from kddcup.nn.words import Packing, copy_array
+from kddcup.nn.words import copy_array
 from kddcup.text.vocabulary import Vocabulary, WordVectors
 
 
@@ -37,13 +38,10 @@ class MultiLabelClassifier(WordRanker):
         self.item = ImageEncoder(config)
         self.embed = nn.Embedding(config.vocabulary, config.width)
         self.embed.requires_grad_(False)
-        self.rnn = nn.GRU(config.width, config.width, batch_first=True)
-        self.caption = nn.Sequential(
-            nn.Linear(config.width, config.width),
-            nn.PReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.width, config.width),
-        )
+        captioner = Captioner(config)
+        # No child by itself: the published checkpoints have its layers by these names.
+        object.__setattr__(self, "captioner", captioner)
+        self.rnn, self.caption = captioner.rnn, captioner.caption
 
     def set_words(self, words: WordVectors) -> None:
         """Take the word vectors of stage 1."""
@@ -52,29 +50,13 @@ class MultiLabelClassifier(WordRanker):
     def forward(self, batch: Batch) -> Logits:
         """Tag B images, and caption each by its query, which has no unknown words."""
         heads = self.item(batch.images)  # [B, 1+H, E]
-        spoken, words = self._predict_words(heads[:, 0], batch.queries)  # [N, E] and [N]
-        return Logits(tags=self.tag(heads), captions=spoken @ self.embed.weight.T, words=words)
+        said, words, _ = self.captioner.predict_words(self.embed.weight, heads[:, 0], batch.queries)
+        return Logits(tags=self.tag(heads), captions=said @ self.embed.weight.T, words=words)
 
     def tag(self, heads: Tensor) -> Tensor:
         """[B, V]: for each word the best product of its vector with a label head of ``heads`` [B, 1+H, E]."""
         products = heads[:, 1:].flatten(0, 1) @ self.embed.weight.T  # [B·H, V]
         return products.view(len(heads), -1, products.shape[1]).max(1).values
-
-    def _predict_words(self, caption_head: Tensor, queries: TokenBatch) -> tuple[Tensor, Tensor]:
-        """What the captioner says at each of N steps, [N, E], and the word that it should say, [N].
-
-        Args:
-            caption_head: [B, E] initial states.
-            queries: B captions of at least one word; each is read as start, words, end. Pads take no part.
-        """
-        ids, lengths = queries.ids, queries.lengths + 1
-        inputs = F.pad(ids, (1, 0), value=self.start)  # [B, T+1]
-        last = (torch.arange(inputs.shape[1]) == queries.lengths[:, None]).to(ids.device, non_blocking=True)
-        targets = F.pad(ids, (0, 1)).masked_fill(last, self.end)  # [B, T+1]
-        packing = Packing.of(lengths, inputs.shape[1], ids.device)
-        words = self.embed(inputs.flatten()[packing.places])  # [N, E]
-        hidden, _ = self.rnn(packing.pack(words), caption_head[None].contiguous())
-        return self.caption(hidden.data), targets.flatten()[packing.places]
 
     def read_query(self, vocabulary: Vocabulary, text: str) -> list[int]:
         """The token ids of a query without the unknown."""

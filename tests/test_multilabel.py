@@ -1,14 +1,17 @@
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import multilabel.criterion
 from kddcup.data.batch import Batch, RegionBatch, scale_boxes
 from kddcup.io.errors import UserError
+from kddcup.nn.captioner import Captioner
 from kddcup.nn.words import list_trainable
 from kddcup.table.rows import Row
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
@@ -72,8 +75,31 @@ def caption_log_probability(model, head, words: list[int]) -> float:
     for word, following in zip([small.CONFIG.start, *words], [*words, small.CONFIG.end], strict=True):
         output, state = model.rnn(model.embed(torch.tensor([[word]])), state)
         logits = model.caption(output[0, 0]) @ model.embed.weight.T
-        total += float(logits.log_softmax(0)[following])
+        total += logits.log_softmax(0)[following].item()
     return total
+
+
+def test_log_probabilities_of_queries_are_those_of_a_softmax_over_all_words_one_word_at_a_time(model):
+    lists = [[4], [5, 6, 7], []]
+    heads = model.encode_images(small.images(2, 3, 1))[:, 0]
+    expected = [caption_log_probability(model, *pair) for pair in zip(heads, lists, strict=True)]
+    found = model.captioner.score_queries(model.embed.weight, heads, small.queries(*lists))
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_log_probability_by_hand():
+    config = replace(small.CONFIG, width=4, vocabulary=5)
+    captioner = Captioner(config)
+    for parameter in captioner.parameters():
+        nn.init.zeros_(parameter)
+    # The state halves at each step, as an update gate of zeros is 1/2; the MLP passes on what is positive.
+    for layer in (captioner.caption[0], captioner.caption[3]):
+        nn.init.eye_(layer.weight)
+    vectors = torch.eye(5, 4)
+    head = torch.tensor([[2 * math.log(3), 0.0, 0.0, 0.0]])
+    # Logits of word 0: ln 3 after the start, then ln 3 / 2; all others have 0.
+    found = captioner.score_queries(vectors, head, small.queries([4]))
+    assert found.item() == pytest.approx(-math.log(3 + 4) - math.log(math.sqrt(3) + 4), abs=1e-6)
 
 
 def test_the_captioning_loss_reads_start_words_end(model):

@@ -201,7 +201,7 @@ def decayed(trained, tmp_path_factory) -> dict[str, tuple[str, list[dict]]]:
     [
         ("multilabel", ["item+rnn+caption 0.1"] * 2 + ["item+rnn+caption 0.05"], [0.2]),
         ("model1", ["item 0.01, query+score 0.1"] * 2 + ["item 0.005, query+score 0.05"], [0.2, 0]),
-        ("model2", ["item 0.01, score 0.1"] * 2 + ["item 0.005, score 0.05"], [0.2, 0]),
+        ("model2", ["item+score 0.01, score 0.1"] * 2 + ["item+score 0.005, score 0.05"], [0.2, 0]),
     ],
 )
 def test_rates_and_weight_decay_of_a_stages_groups(decayed, stage, rates, decays):

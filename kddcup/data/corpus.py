@@ -5,7 +5,7 @@ Everything is columns of numpy arrays, so that workers share one copy of it.
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,21 @@ class Corpus:
         except ValueError as error:
             raise UserError(f"{folder}: {error}; make it anew with '{MADE_BY} --force'") from None
         return corpus
+
+    def drop(self, token: int) -> "Corpus":
+        """Copy it without a token; a query with no word left is of no class and no cluster."""
+        tokens = self.tokens.drop(token)
+        head_class, cluster = (
+            np.where(tokens.lengths > 0, group, -1) for group in (self.head_class, self.cluster)
+        )
+        return replace(
+            self,
+            tokens=tokens,
+            head_class=head_class,
+            cluster=cluster,
+            by_head_class=Ragged.group(head_class, len(self.by_head_class)),
+            by_cluster=Ragged.group(cluster, len(self.by_cluster)),
+        )
 
     def _check(self) -> None:
         """See that the columns fit each other, whoever wrote them.

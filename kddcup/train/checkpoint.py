@@ -37,12 +37,15 @@ WIDTHS = {
     "dropout": (0, 1),
     "start": (1, 1 << 20),
     "end": (1, 1 << 20),
+    "captioner": (0, 1),
 }
 """The bounds of a model's widths, by the fields of :class:`ModelConfig`, in a checkpoint of any origin."""
 SAFETENSORS = ".safetensors"
 """The suffix of checkpoints in that format; those of all others are of PyTorch's."""
 MAX_LISTED = 20
 """The number of names that an error lists."""
+CAPTIONER = "captioner"
+"""The part of stage 2's export that holds its captioner."""
 _WRAPPED = "module."
 
 
@@ -279,7 +282,7 @@ def _drop_prefix(part: Any) -> Any:
 def _read_safetensors(path: str | os.PathLike, advice: str) -> dict[str, Any]:
     """Read the parts of a checkpoint from names like ``item.norm.weight``, and its config."""
     tensors, metadata = read_safetensors(path, advice)
-    names = {name for stage in STAGES for name in stage.parts} | {"model"}
+    names = {name for stage in STAGES for name in stage.parts} | {"model", CAPTIONER}
     parts: dict[str, Any] = {}
     for name, value in tensors.items():
         part, _, own = name.removeprefix(_WRAPPED).partition(".")
@@ -299,11 +302,12 @@ def _read_safetensors(path: str | os.PathLike, advice: str) -> dict[str, Any]:
 
 @dataclass
 class ExportedEncoder:
-    """The image encoder that stage 2 exported, or a bare state dict of one."""
+    """The image encoder that stage 2 exported with its captioner, or a bare state dict of an encoder."""
 
     path: str
     state: Mapping[str, Tensor]
     config: RunConfig
+    captioner: Mapping[str, Tensor] | None
 
     @classmethod
     def read(cls, path: str) -> "ExportedEncoder":
@@ -317,7 +321,8 @@ class ExportedEncoder:
             raise UserError(
                 f"{path} is a checkpoint of stage 2: export its encoder with 'python export_model.py'"
             )
-        return cls(path, checkpoint.parts.get("item", checkpoint.parts), checkpoint.config)
+        parts = checkpoint.parts
+        return cls(path, parts.get("item", parts), checkpoint.config, parts.get(CAPTIONER))
 
     def check_made_for(self, config: RunConfig, data_dir: str) -> None:
         """See that the encoder was trained on data as those of a run with ``config``.
@@ -333,7 +338,7 @@ class ExportedEncoder:
         misfits = [
             f"{name} {own[name]}, not {wanted[name]}"
             for name in own
-            if own[name] != wanted[name] and name != "dropout"
+            if own[name] != wanted[name] and name not in ("dropout", "captioner")
         ]
         if self.config.vocabulary != config.vocabulary:
             misfits.append("another vocabulary")
@@ -345,6 +350,19 @@ class ExportedEncoder:
     def load_into(self, item: nn.Module) -> None:
         """Load it, strictly; errors as :func:`load_strictly`."""
         load_strictly(item, self.state, self.path)
+
+    def load_captioner_into(self, captioner: nn.Module) -> None:
+        """Load the captioner, strictly.
+
+        Raises:
+            UserError: as :func:`load_strictly`; or the file has none, as those of earlier versions.
+        """
+        if not isinstance(self.captioner, dict):
+            raise UserError(
+                f"{self.path} has no captioner: export stage 2 anew with 'python export_model.py', "
+                "or train with '--start encoder'"
+            )
+        load_strictly(captioner, self.captioner, f"{self.path}, part '{CAPTIONER}'")
 
 
 def write_checkpoint(
