@@ -548,7 +548,7 @@ def list_settings() -> Iterator[Case]:
         "--rate nan": "--rate nan is not a number above 0",
         "--rate inf": "--rate inf is not a number above 0",
         "--dropout 2": "--dropout 2 is not a number from 0 to 1",
-        "--precision half": "--precision half is not one of float32, bf16",
+        "--precision half": "--precision half is not one of float32, tf32, bf16",
         "--resume=maybe": "--resume takes no value, and has maybe",
         "--no_such_flag 3": "--no_such_flag 3: there is no such flag",
         "word": "word: there is no such flag",

@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 
 from kddcup.io.errors import UserError
+from kddcup.train.precision import set_tf32
 
 
 class Termination:
@@ -100,11 +101,12 @@ class Process:
 
 
 def pick_device(devices: list[int], local_rank: int = 0) -> torch.device:
-    """The GPU of a process, or the CPU where there is none.
+    """The GPU of a process, or the CPU where there is none; float32 products are in float32 from here on.
 
     Raises:
         UserError: ``devices`` names no GPU for this process, or one that is not there.
     """
+    set_tf32(False)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if devices and local_rank >= len(devices):

@@ -36,6 +36,7 @@ from kddcup.train.log import (
     measure_peak_memory,
     name_groups,
 )
+from kddcup.train.precision import tf32
 from kddcup.train.processes import Process
 from kddcup.train.resumption import Progress, get_random_state, resume
 
@@ -219,15 +220,18 @@ class Trainer:
         self.optimizer.zero_grad()
         rows = sum(map(len, batch))
         summed: dict[str, Tensor] = {}
-        for part in batch:
-            alone = part is not batch[-1] and process.ranks > 1
-            with self._wrapped.no_sync() if alone else contextlib.nullcontext():
-                with torch.autocast(process.device.type, torch.bfloat16, self._settings.precision == "bf16"):
-                    losses = self._compute_losses(self._wrapped(part), part)
-                losses = {name: len(part) / rows * loss for name, loss in losses.items()}
-                sum(losses.values()).backward()
-            for name, loss in losses.items():
-                summed[name] = summed.get(name, 0) + loss.detach()
+        with tf32(self._settings.precision == "tf32"):
+            for part in batch:
+                alone = part is not batch[-1] and process.ranks > 1
+                with self._wrapped.no_sync() if alone else contextlib.nullcontext():
+                    with torch.autocast(
+                        process.device.type, torch.bfloat16, self._settings.precision == "bf16"
+                    ):
+                        losses = self._compute_losses(self._wrapped(part), part)
+                    losses = {name: len(part) / rows * loss for name, loss in losses.items()}
+                    sum(losses.values()).backward()
+                for name, loss in losses.items():
+                    summed[name] = summed.get(name, 0) + loss.detach()
         gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
         # Where it is 1, Adam leaves parameters, moments and step count as they are, on the device.
         self.optimizer.found_inf, norm = self._guard.flag(
