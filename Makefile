@@ -17,7 +17,6 @@ catalogue: $(INSTALLED)
 	$(BIN)/python -m kddcup.catalogue --out data/catalogue
 	$(BIN)/python -m kddcup.extract --images data/catalogue/pictures --pairs data/catalogue/pairs.csv \
 	    --out data/catalogue
-	$(BIN)/python -m kddcup.baseline --data_dir data/catalogue --resources_dir external_resources/catalogue
 	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/catalogue
 
 # Each process of the tests has one core.

@@ -1,13 +1,14 @@
 """Stage 5: blend the models and write the submission.
 
-The weights are found on the valid table; of two models, by default, as published: the first best of a grid of
-100 weights. Examples:
+The weights are found on the valid table. At full size model1 and model2 are blended as published: the best of
+100 weights of their raw scores. At small size stage 2's tags and the baseline's logistic regression join
+them, and the scores become z-scores within each query. Examples:
 
     python ensemble.py --data_dir data/sample --resources_dir external_resources/sample
     python ensemble.py --search exact --normalize zscore
-    python ensemble.py --models mine/valid_a.json mine/valid_b.json mine/valid_c.json
+    python ensemble.py --models model1 multilabel mine/valid_a.json
 
-The last reads mine/test_a.json, mine/test_b.json and mine/test_c.json too.
+The last reads mine/test_a.json, too.
 """
 
 import dataclasses
@@ -19,7 +20,9 @@ import numpy as np
 
 from kddcup import stages
 from kddcup.cli import parse_settings
+from kddcup.data.corpus import read_size
 from kddcup.io.errors import UserError, run_script
+from kddcup.io.folders import MARKER
 from kddcup.rank.blend import Blend, BlendedModel, Figures, Search
 from kddcup.rank.fusion import Normalization, normalize
 from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
@@ -46,16 +49,19 @@ class EnsembleSettings:
         split: the test table; where it has answers, figures on it are printed too.
         search: how the weights are found on valid. grid tries the published 100 weights of two models. exact
             finds the best of all weights of two models. local finds good weights of any number of models by
-            exact searches along lines; better ones may exist. By default grid where all matchers are blended
-            and are two, exact for two that --models names, and local for another number. Beside the fitted
+            exact searches along lines; better ones may exist. By default grid where the full size's two
+            matchers are blended, exact for any other two, and local for another number. Beside the fitted
             NDCG@5 stands the cross-validated one: the queries are dealt into five folds with a fixed seed,
             and each fold is scored with the weights fitted on the other four.
-        models: valid predictions of any number of models, instead of those of all matchers.
-        test_models: their test predictions, in the same order; by default the files beside them whose names
-            have test_ in place of a leading valid_.
+        models: what is blended. A stage (multilabel, model1, model2) or a baseline (logistic, neighbours) is
+            named, and read from resources_dir; of anything else the file of valid predictions is. By default
+            the matchers at full size, and all stages and logistic at small size; the size is the one that
+            stage 1 was given, and full where it has not run.
+        test_models: files of their test predictions, in the same order; by default the files beside those of
+            valid whose names have test_ in place of a leading valid_.
         normalize: what is done to the scores of each query, valid and test alike, before they are blended.
             minmax takes them to 0 … 1, zscore to mean 0 and variance 1, rank to equal steps from 0 for the
-            lowest to 1 for the highest.
+            lowest to 1 for the highest. By default none at full size, and zscore at small size.
     """
 
     data_dir: str = "data"
@@ -64,7 +70,7 @@ class EnsembleSettings:
     search: Search | None = None
     models: list[str] = field(default_factory=list)
     test_models: list[str] = field(default_factory=list)
-    normalize: Normalization = "none"
+    normalize: Normalization | None = None
 
 
 class Source(NamedTuple):
@@ -76,26 +82,25 @@ class Source(NamedTuple):
     made_by: str
 
 
-def find_sources(settings: EnsembleSettings) -> list[Source]:
+def find_size(data_dir: Path) -> str:
+    """Find the size that stage 1 was given; full where it has not run, as for predictions of other origin."""
+    return read_size(data_dir) if (data_dir / "info" / MARKER).is_file() else "full"
+
+
+def find_sources(settings: EnsembleSettings, size: str) -> list[Source]:
     """Find the predictions of the models that are to be blended.
 
     Raises:
         UserError: it is not clear which test predictions go with those of valid.
     """
-    if not settings.models:
-        if settings.test_models:
-            raise UserError("--test_models needs --models, the valid predictions of the same models")
-        folder = Path(settings.resources_dir)
-        return [
-            Source(
-                stage.name,
-                stage.predictions_path(folder, "valid"),
-                stage.predictions_path(folder, "test"),
-                f"cd {stage.name}; python validation.py",
-            )
-            for stage in stages.list_matchers()
-        ]
-    valid, test = [Path(path) for path in settings.models], [Path(path) for path in settings.test_models]
+    if settings.test_models and not settings.models:
+        raise UserError("--test_models needs --models, the valid predictions of the same models")
+    folder, known = Path(settings.resources_dir), stages.list_rankers()
+    models = settings.models or stages.list_blended(size)
+    valid = [
+        stages.predictions_path(folder, "valid", model) if model in known else Path(model) for model in models
+    ]
+    test = [Path(path) for path in settings.test_models]
     if not test:
         unclear = [path for path in valid if not path.name.startswith("valid_")]
         if unclear:
@@ -105,18 +110,19 @@ def find_sources(settings: EnsembleSettings) -> list[Source]:
         test = [path.with_name("test_" + path.name.removeprefix("valid_")) for path in valid]
     if len(test) != len(valid):
         raise UserError(
-            f"--models names {len(valid)} files and --test_models {len(test)}: "
+            f"--models names {len(valid)} models and --test_models {len(test)} files: "
             "give one of each for a model, in the same order"
         )
     names = [path.stem.removeprefix("valid_").removeprefix("pred_") for path in valid]
     if len(set(names)) < len(names):
-        names = settings.models
+        names = models
     if len(set(names)) < len(names):
-        raise UserError("--models names a file twice: name each model once")
-    return [Source(*files, "python validation.py") for files in zip(names, valid, test, strict=True)]
+        raise UserError("--models names a model twice: name each once")
+    commands = [stages.name_command(model) for model in models]
+    return [Source(*source) for source in zip(names, valid, test, commands, strict=True)]
 
 
-def choose_search(settings: EnsembleSettings, models: int) -> Search:
+def choose_search(settings: EnsembleSettings, size: str, models: int) -> Search:
     """Choose how the weights of so many models are found.
 
     Raises:
@@ -125,7 +131,7 @@ def choose_search(settings: EnsembleSettings, models: int) -> Search:
     if settings.search is None:
         if models != 2:
             return "local"
-        return "exact" if settings.models else "grid"
+        return "exact" if settings.models or size == "small" else "grid"
     if settings.search != "local" and models != 2:
         raise UserError(
             f"--search {settings.search} blends two models, and there are {models}: take --search local"
@@ -191,22 +197,24 @@ def report(
 def blend_models(settings: EnsembleSettings) -> Blend:
     """Find the weights, print figures, write the submission and ``blend.json``."""
     folder, data = Path(settings.resources_dir), Path(settings.data_dir)
-    sources = find_sources(settings)
-    search = choose_search(settings, len(sources))
+    size = find_size(data)
+    sources = find_sources(settings, size)
+    search = choose_search(settings, size, len(sources))
+    normalization = settings.normalize or ("zscore" if size == "small" else "none")
     names = [source.name for source in sources]
     valid = read_models([(source.valid, source.made_by) for source in sources])
     test = read_models([(source.test, source.made_by) for source in sources])
     answers = Split(data, "valid").read_answers(valid[0], sources[0].valid)
 
     # Find the weights on valid.
-    candidates = CandidateScores.of([normalize(model, settings.normalize) for model in valid], answers)
+    candidates = CandidateScores.of([normalize(model, normalization) for model in valid], answers)
     weights = SEARCHES[search](candidates).tolist()
     print_weights(names, weights, search)
     models = tuple(
         BlendedModel(source.name, source.valid, source.test, weight)
         for source, weight in zip(sources, weights, strict=True)
     )
-    blend = Blend(models, settings.normalize, search, settings.split, figures={})
+    blend = Blend(models, normalization, search, settings.split, figures={})
 
     # Report on valid, and on the split where it has answers.
     validated = cross_validate(SEARCHES[search], candidates) if len(answers) > 1 else None

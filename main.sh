@@ -4,8 +4,8 @@
 #     bash main.sh [DATA_DIR]        DATA_DIR: data, the competition's place, by default
 #
 # In the environment: SIZE (full or small), TOKENIZER (a BERT name or folder, or lexicon), USER_DICT (a file of
-# words for Chinese queries), NPROC (training processes), SPLIT (testA or testB), SEED, PYTHON. A folder other
-# than data gets sub-folders of its own name.
+# words for Chinese queries), MODELS (what is blended: names of stages, logistic, neighbours), NPROC (training
+# processes), SPLIT (testA or testB), SEED, PYTHON. A folder other than data gets sub-folders of its own name.
 set -euo pipefail
 
 size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB} seed=${SEED:-2020}
@@ -60,6 +60,12 @@ train() {
     fi
     rm "$reports"
 }
+# Score valid and test with a stage, in the folder of which this is called.
+validate() {
+    run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --split "$split" \
+        --valid_out_path "../$resources/valid_pred_$1.json" --test_out_path "../$resources/test_pred_$1.json" \
+        "${@:2}"
+}
 encoder=../user_data$sub/image_encoder_large.pth
 resources=external_resources$sub
 checkpoints=./checkpoints$sub
@@ -71,24 +77,26 @@ for file in train/train.tsv valid/valid.tsv valid/valid_answer.json "$split/$spl
         exit 1
     fi
 done
+blended=$("$python" -m kddcup.stages "$size" ${MODELS:-})
 run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed" \
     --processes "$nproc" ${user_dict:+--user_dict "$user_dict"}
+if [[ $blended = *baseline* ]]; then
+    run "$python" -m kddcup.baseline --data_dir "$data" --resources_dir "$resources" --split "$split"
+fi
 
 enter multilabel
 train --size "$size" --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --seed "$seed" --stop_at_use_epoch
-run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints"
+validate multilabel
 run "$python" export_model.py --checkpoints_dir "$checkpoints" --out_path "$encoder"
 
-matchers=$("$python" -m kddcup.stages)
-while read -r model flags <&3; do
-    enter "$model"
+while read -r kind name flags <&3; do
+    [ "$kind" = matcher ] || continue
+    enter "$name"
     train --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --encoder "$encoder" --seed "$seed" \
         --stop_at_use_epoch
-    run "$python" validation.py --data_dir "$from_stage" --checkpoints_dir "$checkpoints" --split "$split" \
-        --valid_out_path "../$resources/valid_pred_$model.json" \
-        --test_out_path "../$resources/test_pred_$model.json" $flags
-done 3<<<"$matchers"
+    validate "$name" $flags
+done 3<<<"$blended"
 
 enter .
-run "$python" ensemble.py --data_dir "$data" --resources_dir "$resources" --split "$split"
+run "$python" ensemble.py --data_dir "$data" --resources_dir "$resources" --split "$split" ${MODELS:+--models $MODELS}
 run "$python" -m kddcup.report --data_dir "$data" --resources_dir "$resources"

@@ -1,13 +1,14 @@
 """The one table of the stages that train a model; a new matcher is one more entry."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kddcup.config import MatcherRecipe, Model2Recipe, ModelConfig, Recipe
-from kddcup.io.errors import UserError
+from kddcup.io.errors import UserError, run_script
 
 if TYPE_CHECKING:
     from kddcup.nn.ranker import Ranker
@@ -44,10 +45,6 @@ class Stage:
     def name_parts(self, model: "Ranker") -> dict[str, "Ranker"]:
         """The parts of a checkpoint, by name."""
         return {name: getattr(model, name) for name in self.parts} or {"model": model}
-
-    def predictions_path(self, resources_dir: Path, table: Literal["valid", "test"]) -> Path:
-        """Where the predictions of the valid or the test table are, unless one says otherwise."""
-        return resources_dir / f"{table}_pred_{self.name}.json"
 
 
 STAGES = (
@@ -91,6 +88,8 @@ STAGES = (
     ),
 )
 """The full size's recipes are as published; the small ones were chosen on valid tables of a CPU's size."""
+BASELINES = ("logistic", "neighbours")
+"""The rankers of ``python -m kddcup.baseline``, whose predictions have the form of a stage's."""
 
 
 def find(name: str) -> Stage:
@@ -110,7 +109,52 @@ def list_matchers() -> list[Stage]:
     return [stage for stage in STAGES if stage.kind == "matcher"]
 
 
+def list_rankers() -> list[str]:
+    """List the names of all that writes predictions."""
+    return [*(stage.name for stage in STAGES), *BASELINES]
+
+
+def list_blended(size: str) -> list[str]:
+    """List the names of what is blended at a size by default.
+
+    At full size these are the matchers, as published. Small tables gain from stage 2's tags and from logistic
+    regression too.
+    """
+    if size == "full":
+        return [stage.name for stage in list_matchers()]
+    return [*(stage.name for stage in STAGES), "logistic"]
+
+
+def predictions_path(resources_dir: Path, table: Literal["valid", "test"], ranker: str) -> Path:
+    """Where the predictions of a stage or a baseline for the valid or the test table are by default."""
+    return resources_dir / f"{table}_pred_{ranker}.json"
+
+
+def name_command(ranker: str) -> str:
+    """Name the command that writes the predictions of a stage, a baseline, or of something unknown."""
+    if ranker in BASELINES:
+        return "python -m kddcup.baseline"
+    return f"cd {ranker}; python validation.py" if ranker in list_rankers() else "python validation.py"
+
+
+def main() -> None:
+    """Print what main.sh blends, one a line: its kind, its name, and flags of its validation.py.
+
+    Takes the size, and optionally names instead of those of :func:`list_blended`.
+
+    Raises:
+        UserError: a name is not known.
+    """
+    size, *names = sys.argv[1:]
+    for name in names or list_blended(size):
+        if name in BASELINES:
+            print("baseline", name)
+            continue
+        if name not in list_rankers():
+            raise UserError(f"MODELS names {name}, which is none of {', '.join(list_rankers())}")
+        stage = find(name)
+        print(stage.kind, name, *(["--explain"] if stage.explains else []))
+
+
 if __name__ == "__main__":
-    # For main.sh: each matcher, and the flags that its validation.py takes there.
-    for stage in list_matchers():
-        print(stage.name, *(["--explain"] if stage.explains else []))
+    run_script(main)

@@ -1,17 +1,23 @@
 """The line to beat: logistic regression and nearest neighbours on the tables' features."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DIM, SHARED, assert_one_line_error, run_script, table_row, write_table
 
-from kddcup.rank.baseline import SMOOTHING, ProductSample, fit_logistic, fit_neighbours, scale
+from kddcup.io.errors import UserError
+from kddcup.io.files import read_arrays, write_arrays
+from kddcup.rank.baseline import SMOOTHING, LogisticRanker, ProductSample, choose_words, fit_neighbours, scale
 from kddcup.rank.predictions import read_answers, read_predictions
 from kddcup.rank.split import Split
+from kddcup.table.extractor import Extractor
+from kddcup.text.segmentation import UserDictionary
 
 COLOURS, THINGS = ("red", "blue", "green"), ("bag", "mug", "lamp")
 
@@ -115,17 +121,99 @@ def test_features_are_rooted_with_their_sign_and_scaled() -> None:
 
 def test_neighbours_vote_by_their_cosines() -> None:
     images = np.array([[10, 0], [6, 8], [0, 10]], np.float32)
-    predict = fit_neighbours(images, np.array([[True], [True], [False]]))
-    shares = np.exp(predict(np.array([[10, 0], [8, 6]], np.float32)))[:, 0] - SMOOTHING
+    predict = fit_neighbours(images**2, {"red": np.array([True, True, False])})
+    shares = np.exp(predict(np.array([[10, 0], [64, 36]], np.float32)))[:, 0] - SMOOTHING
     assert shares == pytest.approx([1, (0.8 + 0.96) / (0.8 + 0.96 + 0.6)], abs=1e-6)
 
 
 def test_a_word_that_goes_with_nothing_near_is_unlikely() -> None:
-    images = np.array([[10, 0], [10, 1], [0, 10], [1, 10]], np.float32)
-    predict = fit_logistic(images, np.array([[True], [True], [False], [False]]))
-    chances = np.exp(predict(images))[:, 0]
+    means = np.array([[9, 0], [9, 0.1], [0, 9], [0.1, 9]], np.float32)
+    ranker = LogisticRanker.fit(means, {"red": np.array([True, True, False, False])})
+    chances = np.exp(ranker.score(means))[:, 0]
     assert chances[:2].min() > 0.9
     assert chances[2:].max() < 0.1
+
+
+def test_a_log_probability_is_what_a_hand_finds() -> None:
+    ranker = LogisticRanker(
+        ["red", "bag"], np.array([[0.3, 0.1], [0, 0.2]], np.float32), np.array([0.5, -1], np.float32)
+    )
+    # The mean (9, 16) has the roots (3, 4), which are (6, 8) at length 10.
+    found = ranker.score(np.array([[9, 16]], np.float32))
+    expected = [-np.log1p(np.exp(-(0.3 * 6 + 0.1 * 8 + 0.5))), -np.log1p(np.exp(-(0.2 * 8 - 1)))]
+    assert found[0] == pytest.approx(expected, rel=1e-6)
+    assert ranker.find_words("the Bag, large red bag") == [1, 0, 1]
+    assert ranker.score(np.array([[9, 16]], np.float32), [1])[0] == pytest.approx(expected[1:], rel=1e-6)
+
+
+def test_all_words_that_are_asked_for_are_learned_and_the_commonest_others() -> None:
+    sample = ProductSample(10)
+    queries = ("all rare twice often", "all twice often", "all asked often", "all")
+    for product, text in enumerate(queries):
+        sample.add(product, np.ones((1, 2), np.float32), text)
+    assert choose_words(sample, {"asked", "all", "unknown"}, 1) == ["asked"], "all goes with every product"
+    assert choose_words(sample, {"asked"}, 2) == ["asked", "often"]
+    assert choose_words(sample, {"asked"}, 9) == ["asked", "often", "twice"], "rare is of one product"
+
+
+def test_what_was_learned_ranks_again_without_the_training_table(data: Path, tmp_path: Path) -> None:
+    first, second, tables = tmp_path / "first", tmp_path / "second", tmp_path / "tables"
+    command = ("-m", "kddcup.baseline", "--data_dir")
+    run_script(".", *command, data, "--resources_dir", first).check_returncode()
+    for split in ("valid", "testB"):
+        shutil.copytree(data / split, tables / split)
+    model = first / "logistic.npz"
+    run_script(".", *command, tables, "--resources_dir", second, "--model", model).check_returncode()
+    for table in ("valid", "test"):
+        name = f"{table}_pred_logistic.json"
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert {path.name for path in second.iterdir()} == {"valid_pred_logistic.json", "test_pred_logistic.json"}
+    ranker = LogisticRanker.read(model)
+    assert set(ranker.words) == {*COLOURS, *THINGS}
+
+    (tables / "extractor.json").write_text(
+        json.dumps(asdict(Extractor("6 crops", DIM, "as they are", "net")))
+    )
+    done = run_script(".", *command, tables, "--resources_dir", second, "--model", model)
+    assert_one_line_error(done, tables, "an unknown extractor")
+
+
+def test_a_ranker_comes_back_with_all_that_it_needs(tmp_path: Path) -> None:
+    extractor = Extractor("6 crops", 2, "as they are", "net")
+    written = LogisticRanker(
+        ["红色", "bag"],
+        np.arange(4, dtype=np.float32).reshape(2, 2),
+        np.ones(2, np.float32),
+        UserDictionary(["红色 5"]),
+        extractor,
+    )
+    written.write(tmp_path / "logistic.npz")
+    read = LogisticRanker.read(tmp_path / "logistic.npz")
+    assert read.words == written.words
+    assert (read.weights == written.weights).all()
+    assert (read.biases == written.biases).all()
+    assert read.dictionary.entries == ["红色 5"]
+    assert read.extractor == extractor
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"weights": np.zeros((3, 2), np.float32)}, r"2 words, 2 of them different, weights \[3, 2\]"),
+        ({"biases": np.array([0, np.nan], np.float32)}, "finite"),
+        ({"weights": np.zeros((2, 2))}, "finite"),
+        ({"about": np.frombuffer(b"[1, 2]", np.uint8)}, "holds no logistic regressions"),
+        ({"about": np.frombuffer(b"[" * 100_000, np.uint8)}, "holds no logistic regressions"),
+        ({"about": np.frombuffer(b'{"words": ["a", "a"]}', np.uint8)}, "holds no logistic regressions"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path: Path, change: dict, expected: str) -> None:
+    path = tmp_path / "logistic.npz"
+    LogisticRanker(["a", "b"], np.zeros((2, 2), np.float32), np.zeros(2, np.float32)).write(path)
+    write_arrays(path, read_arrays(path, "") | change)
+    with pytest.raises(UserError, match=expected) as caught:
+        LogisticRanker.read(path)
+    assert str(path) in str(caught.value)
 
 
 def test_tables_that_do_not_go_together_end_in_one_line(data: Path, tmp_path: Path) -> None:
@@ -135,7 +223,9 @@ def test_tables_that_do_not_go_together_end_in_one_line(data: Path, tmp_path: Pa
             rows[0]["features"] = np.ones((2, DIM + 1), np.float32)
         write_table(tmp_path / split / f"{split}.tsv", rows)
     command = (".", "-m", "kddcup.baseline", "--data_dir", tmp_path, "--resources_dir", tmp_path)
-    assert_one_line_error(run_script(*command), "valid.tsv", f"{DIM + 1} dimensions", f"train of {DIM}")
+    assert_one_line_error(
+        run_script(*command), "valid.tsv", f"{DIM + 1} dimensions", f"what is learned from has {DIM}"
+    )
     write_table(tmp_path / "valid" / "valid.tsv", [table_row(1, 1, "other")])
     assert_one_line_error(run_script(*command), "train.tsv has none of the words")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kddcup.io.errors import UserError
+from kddcup.io.folders import write_marker
 from kddcup.rank.blend import Blend, BlendedModel, Figures
 from kddcup.rank.curve import Curve
 from kddcup.rank.fusion import normalize, weighted_sum
@@ -399,6 +400,31 @@ def test_models_may_be_named_by_one_flag_or_by_several(tmp_path):
     assert [model.name for model in Blend.read(tmp_path).models] == ["one", "two"]
 
 
+def test_the_size_of_the_data_decides_what_is_blended_and_how(tmp_path):
+    others = {
+        f"{table}_pred_{name}": MODEL2 for table in ("valid", "test") for name in ("multilabel", "logistic")
+    }
+    write_inputs(tmp_path, **others)
+    assert BEST in run(tmp_path)
+    write_marker(tmp_path / "info", [], {"size": "small"})
+    printed = run(tmp_path)
+    assert "best weights on valid\n" in printed
+    blend = Blend.read(tmp_path)
+    assert [model.name for model in blend.models] == ["multilabel", "model1", "model2", "logistic"]
+    assert (blend.normalize, blend.search) == ("zscore", "local")
+    run(tmp_path, "--models", "logistic", "model1")
+    blend = Blend.read(tmp_path)
+    assert [model.name for model in blend.models] == ["logistic", "model1"]
+    assert (blend.normalize, blend.search) == ("zscore", "exact")
+    (tmp_path / "test_pred_logistic.json").unlink()
+    assert "make it with 'python -m kddcup.baseline'" in refusal(tmp_path)
+    write_marker(tmp_path / "info", [], {"size": "full"})
+    run(tmp_path)
+    blend = Blend.read(tmp_path)
+    assert [model.name for model in blend.models] == ["model1", "model2"]
+    assert (blend.normalize, blend.search) == ("none", "grid")
+
+
 def test_models_whose_files_have_one_name_keep_their_folders(tmp_path):
     for folder in ("x", "y"):
         write_inputs(tmp_path / folder)
@@ -415,10 +441,10 @@ def test_models_whose_files_have_one_name_keep_their_folders(tmp_path):
         (["--models", "valid_x.json"], ["valid_x.json does not exist"]),
         (
             ["--models", "valid_x.json", "--test_models", "a.json", "b.json"],
-            ["names 1 files", "--test_models 2"],
+            ["names 1 models", "--test_models 2"],
         ),
         (["--test_models", "a.json"], ["--test_models needs --models"]),
-        (["--models", "valid_x.json", "valid_x.json"], ["--models names a file twice"]),
+        (["--models", "valid_x.json", "valid_x.json"], ["--models names a model twice"]),
         *(
             (
                 ["--models", "valid_a.json", "valid_b.json", "valid_c.json", "--search", search],

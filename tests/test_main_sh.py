@@ -169,8 +169,24 @@ def test_two_runs_at_once_have_ports_of_their_own(scripts, tables, tmp_path):
         process.communicate(timeout=100)
 
 
-def test_the_stages_name_the_matchers_and_the_flags_of_their_validation():
-    done = subprocess.run(
-        [sys.executable, "-m", "kddcup.stages"], capture_output=True, text=True, check=True, timeout=100
-    )
-    assert done.stdout.splitlines() == ["model1 --explain", "model2"]
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["full"], ["matcher model1 --explain", "matcher model2"]),
+        (
+            ["small"],
+            ["encoder multilabel", "matcher model1 --explain", "matcher model2", "baseline logistic"],
+        ),
+        (["full", "neighbours", "model2"], ["baseline neighbours", "matcher model2"]),
+    ],
+)
+def test_what_is_blended_follows_from_the_size_or_is_named(words, expected):
+    command = [sys.executable, "-m", "kddcup.stages", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.splitlines() == expected
+
+
+def test_a_model_that_there_is_not_is_refused_before_stage_1(scripts, tables):
+    done = run(scripts, tables, MODELS="model1 model9")
+    assert_one_line_error(done, "MODELS names model9, which is none of multilabel, model1")
+    assert not (tables / "info").exists()

@@ -13,6 +13,8 @@ from kddcup.data.batch import Batch, RegionBatch, scale_boxes
 from kddcup.io.errors import UserError
 from kddcup.nn.captioner import Captioner
 from kddcup.nn.words import list_trainable
+from kddcup.rank.predictions import read_predictions
+from kddcup.rank.split import Split
 from kddcup.table.rows import Row
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from multilabel.description import describe
@@ -146,6 +148,20 @@ def listed(trained, split: str) -> list[str]:
     return list(dict.fromkeys(line.split("\t")[0] for line in lines))
 
 
+def test_validation_writes_the_scores_of_both_tables_and_shows_images(trained, tmp_path):
+    paths = {"valid": tmp_path / "valid.json", "testA": tmp_path / "test.json"}
+    outs = ("--valid_out_path", paths["valid"], "--test_out_path", paths["testA"])
+    printed = show(trained, *outs, "--split", "testA", "--images", 2)
+    assert printed.count("\nproduct ") == 2
+    for split, path in paths.items():
+        predictions = read_predictions(path, "the test")
+        assert {product for query in predictions.values() for product, _ in query} == set(
+            map(int, listed(trained, split))
+        )
+        ndcg = Split(trained / "data", split).ndcg(predictions).mean()
+        assert f"multilabel on {split}: NDCG@5 {ndcg:.6f} " in printed
+
+
 @pytest.mark.parametrize("split", ["valid", "testB"])
 def test_products_of_a_table_are_shown_in_the_order_asked_for(trained, split):
     wanted = [listed(trained, split)[place] for place in (40, 3)]
@@ -164,7 +180,7 @@ def test_products_of_a_table_are_shown_in_the_order_asked_for(trained, split):
     ("flags", "expected"),
     [
         (["--show", "7", "{known}", "8"], r"valid\.tsv has no product 7, 8:"),
-        (["--split", "testB"], "--split testB is for --show"),
+        (["--split", "train"], "--split train is for --show"),
         (["--show", "7", "--data_dir", "absent"], r"absent/valid/valid\.tsv"),
     ],
 )

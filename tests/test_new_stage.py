@@ -66,7 +66,7 @@ def test_a_third_matcher_trains_scores_blends_reports_and_is_released(house: Pat
         assert re.search(r"epoch 0: .*valid NDCG@5", log)
         assert f"{name} on testB: NDCG@5" in run(house, name, "validation.py")
 
-    blended = run(house, ".", "ensemble.py")
+    blended = run(house, ".", "ensemble.py", "--models", "model1", "model2", "attention")
     assert re.search(r"^  attention +0\.\d+", blended, re.MULTILINE)
     run(house, ".", "-m", "kddcup.report")
     assert "attention" in (house / "external_resources" / "report.html").read_text()

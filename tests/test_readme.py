@@ -44,6 +44,7 @@ SMALL = {
     "multilabel/train.py": "--epochs 7 --use_epoch 6 --batch_size 16",
     "model1/train.py": "--epochs 6 --use_epoch 5 --batch_size 16",
     "model2/train.py": "--epochs 3 --use_epoch 2 --batch_size 16",
+    "ensemble.py": "--models model1 model2",
     "kddcup.sample": "--train_queries 30 --eval_queries 4 --dim 8",
     "kddcup.catalogue": "--products 100",
 }

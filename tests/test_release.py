@@ -14,6 +14,7 @@ import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kddcup.release.archive
@@ -23,6 +24,7 @@ from kddcup.io.errors import run_script as run_in_this_process
 from kddcup.io.files import write_json, write_text
 from kddcup.io.folders import write_marker
 from kddcup.io.tensors import write_tensors
+from kddcup.rank.baseline import LOGISTIC, LogisticRanker
 from kddcup.rank.blend import Blend, BlendedModel, Figures
 from kddcup.release.__main__ import main
 from kddcup.release.archive import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, pack, summarize
@@ -468,22 +470,25 @@ def write_matcher(root: Path, stage: stages.Stage) -> None:
     for name in (".lock", "last-step.pth"):
         write_text(folder / name, name)
     for table in ("valid", "test"):
-        write_json(stage.predictions_path(root / "external_resources", table), {"1": [[7, 1.0], [8, 0.5]]})
+        write_json(
+            stages.predictions_path(root / "external_resources", table, stage.name),
+            {"1": [[7, 1.0], [8, 0.5]]},
+        )
 
 
-def write_blend(resources: Path) -> None:
-    """The ``blend.json`` of all matchers."""
-    matchers = stages.list_matchers()
+def write_blend(resources: Path, names: list[str] | None = None) -> None:
+    """The ``blend.json`` of models of these names, by default of all matchers."""
+    names = names or stages.list_blended("full")
     models = tuple(
         BlendedModel(
-            stage.name,
-            stage.predictions_path(resources, "valid"),
-            stage.predictions_path(resources, "test"),
-            1 / len(matchers),
+            name,
+            stages.predictions_path(resources, "valid", name),
+            stages.predictions_path(resources, "test", name),
+            1 / len(names),
         )
-        for stage in matchers
+        for name in names
     )
-    figures = Figures(0.2, {stage.name: 0.5 for stage in matchers}, 0.6)
+    figures = Figures(0.2, dict.fromkeys(names, 0.5), 0.6)
     Blend(models, "zscore", "exact", "testB", {"valid": figures}).write(resources)
 
 
@@ -532,6 +537,28 @@ def test_a_release_has_an_archive_for_each_matcher_of_the_list(release, run, mon
     manifest = json.loads((run / "release" / "MANIFEST.json").read_text())
     assert set(manifest["archives"]) == {"info.tar.gz", *(f"model{n}/ckpt.tar.gz" for n in (1, 2, 3))}
     assert set(manifest["runs"]) == {model["name"] for model in manifest["blend"]["models"]}
+
+
+def test_stage_2_and_the_regressions_are_released_where_they_are_blended(release, run):
+    resources = run / "external_resources"
+    write_matcher(run, stages.find("multilabel"))
+    for table in ("valid", "test"):
+        write_json(stages.predictions_path(resources, table, "logistic"), {"1": [[7, 1.0], [8, 0.5]]})
+    LogisticRanker(["red"], np.ones((1, 2), np.float32), np.ones(1, np.float32)).write(resources / LOGISTIC)
+    write_blend(resources, ["multilabel", "model1", "logistic"])
+    done = release()
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((run / "release" / "MANIFEST.json").read_text())
+    archives = {"multilabel/ckpt.tar.gz", "model1/ckpt.tar.gz", "logistic/ckpt.tar.gz"}
+    assert set(manifest["archives"]) == {"info.tar.gz", *archives}
+    assert set(manifest["runs"]) == {"multilabel", "model1"}
+    assert release("--verify").returncode == 0
+    done = release("--extract", run / "release" / "logistic" / "ckpt.tar.gz", "--to", run / "unpacked")
+    assert done.returncode == 0, done.stderr
+    assert (run / "unpacked" / "ckpt" / LOGISTIC).read_bytes() == (resources / LOGISTIC).read_bytes()
+
+    (resources / LOGISTIC).write_bytes(b"torn")
+    assert_one_line_error(release(), LOGISTIC, "python -m kddcup.baseline")
 
 
 @pytest.mark.parametrize(
@@ -590,7 +617,7 @@ def test_the_archives_of_a_run_give_its_submission(tmp_path):
     done = run_script(first, "-m", "kddcup.release")
     assert done.returncode == 0, done.stderr
     done = run_script(first, "-m", "kddcup.release", "--verify")
-    assert f"{1 + len(stages.list_matchers())} archives are as" in done.stdout
+    assert f"{1 + len(stages.list_blended('small'))} archives are as" in done.stdout
     manifest = json.loads((first / "release" / "MANIFEST.json").read_text())
     assert manifest["runs"]["model1"]["size"] == "small"
     assert manifest["runs"]["model2"]["seed"] == 2020
@@ -604,7 +631,10 @@ def test_the_archives_of_a_run_give_its_submission(tmp_path):
     commands = """
         set -e
         python -m kddcup.release --extract info.tar.gz --to data
+        cd multilabel; python -m kddcup.release --extract ckpt.tar.gz; python validation.py; cd ..
         cd model1; python -m kddcup.release --extract ckpt.tar.gz; python validation.py; cd ..
+        python -m kddcup.release --extract logistic/ckpt.tar.gz --to logistic
+        python -m kddcup.baseline --model logistic/ckpt/logistic.npz
         cd model2; tar -zxvf ckpt.tar.gz; python validation.py; cd ..
         python ensemble.py
     """

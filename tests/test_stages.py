@@ -75,7 +75,8 @@ def test_matchers_predict_and_blend_into_a_submission(trained, tmp_path):
             listed = {tuple(line.split("\t")[place] for place in (8, 0)) for line in table}
             found = {(query, str(product)) for query, pairs in predictions.items() for product, _ in pairs}
             assert found == listed
-    printed = call_main("ensemble", "--data_dir", trained / "data", "--resources_dir", tmp_path)
+    folders = ["--data_dir", trained / "data", "--resources_dir", tmp_path]
+    printed = call_main("ensemble", *folders, "--models", "model1", "model2")
     for line in ("random order", "model1", "model2", "blend", f"submission: {tmp_path}/submission.csv"):
         assert line in printed
     rows = (tmp_path / "submission.csv").read_text().splitlines()

@@ -4,9 +4,9 @@
     python -m kddcup.release --out release --verify
     python -m kddcup.release --extract info.tar.gz --to data
 
-Writes info.tar.gz, a ckpt.tar.gz for each matcher in a folder of its name, and MANIFEST.json into the folder
-``out``. The same run gives the same bytes. ``--extract`` unpacks an archive from anybody: all of it, or
-nothing, where it is damaged or holds anything that a release does not have.
+Writes info.tar.gz, a ckpt.tar.gz for each model of blend.json in a folder of its name, and MANIFEST.json into
+the folder ``out``. The same run gives the same bytes. ``--extract`` unpacks an archive from anybody: all of
+it, or nothing, where it is damaged or holds anything that a release does not have.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ReleaseSettings:
         out: folder of the archives.
         data_dir: folder of the tables and of what stage 1 wrote.
         resources_dir: folder of blend.json, which ensemble.py wrote.
-        checkpoints_dir: of a matcher, within its folder.
+        checkpoints_dir: of a stage, within its folder.
         verify: compare the archives in the folder out with its manifest, and write nothing.
         extract: an archive to unpack. It is compared with the MANIFEST.json beside it or in the folder above,
             if there is one.

@@ -19,11 +19,12 @@ from kddcup.data.corpus import BAD_ROWS, INFO_FILES
 from kddcup.io.atomic import atomic_folder, atomic_write
 from kddcup.io.errors import UserError, explain_error
 from kddcup.io.folders import MARKER
+from kddcup.rank.baseline import LOGISTIC
 from kddcup.table.extractor import EXTRACTOR_FILE
 
 MANIFEST = "MANIFEST.json"
 INFO, CHECKPOINTS = "info", "ckpt"
-"""The folder in the archive of stage 1, and in that of a matcher."""
+"""The folder in the archive of stage 1, and in that of anything blended."""
 MAX_MEMBERS = 1000
 """The most members of an archive; a release has about ten."""
 MAX_BYTES = 1 << 36
@@ -36,7 +37,8 @@ _END_MARK = 2 * tarfile.BLOCKSIZE
 _BLOCK = 1 << 20
 _INFO_NAMES = {f"{INFO}/{name}" for name in (*INFO_FILES, MARKER, BAD_ROWS, EXTRACTOR_FILE, MANIFEST)}
 _CHECKPOINT_NAME = re.compile(
-    rf"{CHECKPOINTS}/([A-Za-z0-9][\w.-]{{0,199}}\.(pth|safetensors)|{MANIFEST})", re.ASCII
+    rf"{CHECKPOINTS}/([A-Za-z0-9][\w.-]{{0,199}}\.(pth|safetensors)|{re.escape(LOGISTIC)}|{MANIFEST})",
+    re.ASCII,
 )
 _FOLDERS = {CHECKPOINTS, *(str(parent) for name in _INFO_NAMES for parent in PurePosixPath(name).parents)}
 

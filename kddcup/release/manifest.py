@@ -10,6 +10,7 @@ from kddcup.io.atomic import PARTS
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.io.folders import MARKER, read_marker, verify_checksums
+from kddcup.rank.baseline import LOGISTIC, LogisticRanker
 from kddcup.rank.blend import Blend
 from kddcup.release.archive import (
     CHECKPOINTS,
@@ -29,20 +30,24 @@ _ARCHIVE_NAME = re.compile(rf"{INFO}\.tar\.gz|[\w-]+/{CHECKPOINTS}\.tar\.gz", re
 
 
 def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_dir: str) -> None:
-    """Write the archives of stage 1 and of each matcher, and then the manifest.
+    """Write the archives of stage 1 and of what is blended, and then the manifest.
 
     Args:
         out: folder of the archives.
         data_dir: folder of the tables and of what stage 1 wrote.
-        resources_dir: folder of ``blend.json``.
-        checkpoints_dir: of a matcher, within its folder.
+        resources_dir: folder of ``blend.json``, and of the baseline's regressions.
+        checkpoints_dir: of a stage, within its folder.
 
     Raises:
         UserError: a part of the run is absent or unfinished.
     """
     contents = {f"{INFO}.tar.gz": find_info_files(data_dir / INFO)}
     runs = {}
-    for stage in stages.list_matchers():
+    blend = Blend.read(resources_dir)
+    blended = {model.name for model in blend.models}
+    for stage in stages.STAGES:
+        if stage.name not in blended:
+            continue
         folder = Path(stage.name) / checkpoints_dir
         refuse_parts(folder, f"cd {stage.name}; python train.py")
         checkpoint = find_checkpoint(stage, str(folder), None)
@@ -55,7 +60,9 @@ def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_di
             "seed": checkpoint.config.training.get("seed"),
             "training": checkpoint.config.training,
         }
-    blend = Blend.read(resources_dir)
+    if "logistic" in blended:
+        LogisticRanker.read(resources_dir / LOGISTIC)
+        contents[f"logistic/{CHECKPOINTS}.tar.gz"] = {f"{CHECKPOINTS}/{LOGISTIC}": resources_dir / LOGISTIC}
     for name, files in contents.items():
         pack(out / name, files)
     manifest = {

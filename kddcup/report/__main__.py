@@ -15,7 +15,6 @@ from typing import Literal
 from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.files import write_text
-from kddcup.rank.baseline import RANKERS
 from kddcup.rank.blend import BLEND, MADE_BY, Blend
 from kddcup.rank.curve import TOLERANCE
 from kddcup.rank.explanation import Explanation, explanation_path, read_explanations
@@ -24,6 +23,7 @@ from kddcup.rank.split import Split
 from kddcup.report.evaluation import Evaluation, read_pictures
 from kddcup.report.page import render_page
 from kddcup.report.photographs import read_listed_photographs, read_photographs
+from kddcup.stages import BASELINES, predictions_path
 from kddcup.table.labels import read_labels
 from kddcup.table.products import read_products
 from kddcup.text.vocabulary import read_user_dictionary
@@ -80,8 +80,8 @@ def read_baselines(
     """Read the predictions of ``python -m kddcup.baseline`` for a split, where they are not blended."""
     table = "valid" if split.name == "valid" else "test"
     baselines = {}
-    for ranker in RANKERS:
-        path = folder / f"{table}_pred_{ranker}.json"
+    for ranker in BASELINES:
+        path = predictions_path(folder, table, ranker)
         if path.is_file() and path not in blended:
             baselines[ranker] = read_predictions(path, "python -m kddcup.baseline")
             check_answered(baselines[ranker], answers, (path, split.answers))
