@@ -24,9 +24,10 @@ def flags(trained, stage: str, out) -> list:
     return [*folders, "--batch_size", 64, "--epochs", 1, "--use_epoch", 0]
 
 
-def test_stage_2_shows_tags_captions_and_ndcg(trained):
+def test_stage_2_shows_tags_captions_and_ndcg(trained, tmp_path):
     folders = ["--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel"]
-    shown = call_main("multilabel.validation", *folders)
+    outs = ["--valid_out_path", tmp_path / "valid.json", "--test_out_path", tmp_path / "test.json"]
+    shown = call_main("multilabel.validation", *folders, *outs)
     assert shown.count("tags: ") == shown.count("found under") == 3
     assert len(shown.split("tags: ")[1].splitlines()[0].split(", ")) == 15
     assert "caption" in shown
