@@ -88,7 +88,7 @@ class ScoreModel(nn.Module):
         return F.linear(caption, self.dense_summary[0].weight[:, -caption.shape[-1] :])
 
     def weigh_text(self, hidden: Tensor) -> WordWeights:
-        """Give what words [T, E/4] add to the inner layer, and what follows that; the last bias cancels out."""
+        """Give what words [T, E/4] add to the inner layer, and what follows it; the last bias cancels out."""
         first, activation, last = self.dense_summary
         text = F.linear(hidden, first.weight[:, : hidden.shape[-1]], first.bias)
         return WordWeights(text, activation.weight, last.weight[0])

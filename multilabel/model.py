@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kddcup.config import ModelConfig
-from kddcup.data.batch import Batch, RegionBatch, TokenBatch
+from kddcup.data.batch import Batch, TokenBatch
 from kddcup.nn.captioner import Captioner
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.nn.ranker import WordRanker

@@ -97,7 +97,7 @@ class ImageEncoder(nn.Module):
         return flat.view(count, -1, self.width)  # [B, heads, E]
 
     def weigh(self, regions: Tensor, lengths: Tensor) -> Tensor:
-        """Give the weights [R] at which :meth:`pool`, of the same arguments, sums up the regions of an image."""
+        """Give the weights [R] at which :meth:`pool`, of the same arguments, sums up regions."""
         return self._weigh(regions, _find_images(lengths, regions.device), len(lengths)).squeeze(1)
 
     def _weigh(self, regions: Tensor, image: Tensor, images: int) -> Tensor:

@@ -51,8 +51,8 @@ class Ranker(nn.Module, ABC):
 class WordWeights(NamedTuple):
     """What a query's side of the weights of its T words comes to.
 
-    The weight of word t against an image is the softmax over t of ``output`` · PReLU(``text``[t] + image), with
-    an image's side of S numbers, which :meth:`WordRanker.weigh_images` gives.
+    The weight of word t against an image is the softmax over t of ``output`` · PReLU(``text``[t] + image),
+    with an image's side of S numbers, which :meth:`WordRanker.weigh_images` gives.
 
     ``text`` [T, S]; ``slope`` [1] of the PReLU; ``output`` [S].
     """
@@ -65,9 +65,9 @@ class WordWeights(NamedTuple):
 class WordRanker(Ranker):
     """A ranker that scores an image by its label heads, word by word.
 
-    With s(w, i) the best product of the vector of word w with a label head of image i, the score of a query is
-    the sum over its words of weight · s, or of log σ(s) where the model has no weights. So s, which no other
-    word and no other image bears on, can be kept for a catalogue.
+    With s(w, i) the best product of the vector of word w with a label head of image i, the score of a query
+    is the sum over its words of weight · s, or of log σ(s) where the model has no weights. So s, which no
+    other word and no other image bears on, can be kept for a catalogue.
 
     An image is encoded as its heads, [1+H, E] each, of which the first is the caption head.
     """
@@ -83,9 +83,9 @@ class WordRanker(Ranker):
         """Look up the vectors [W, E] of words [W] that heads are multiplied with."""
 
     def weigh_images(self, heads: Tensor) -> Tensor:
-        """Give the side of the weights [B, S] of images of ``heads`` [B, 1+H, E]; S is 0 where none has a weight."""
+        """Give the side of the weights [B, S] of images of ``heads`` [B, 1+H, E]; none by default, S = 0."""
         return heads.new_zeros(len(heads), 0)
 
     def weigh_words(self, queries: TokenBatch) -> WordWeights | None:
-        """Give the side of the weights of the words of a batch of one query; None where words have no weights."""
+        """Give the side of the weights of the words of a batch of one query; by default they have none."""
         return None

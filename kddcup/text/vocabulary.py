@@ -54,6 +54,7 @@ class Vocabulary:
                 wordpiece = BertWordPieceTokenizer(self._ids, lowercase=lowercase)
             except Exception as error:  # the library raises nothing more special
                 raise ValueError(str(error)) from None
+            self._wordpiece = wordpiece
             self._tokenize = lambda text: wordpiece.encode(text, add_special_tokens=False).tokens
 
     def __len__(self) -> int:
@@ -64,6 +65,19 @@ class Vocabulary:
         """The ids of a query's tokens; stop words are dropped token by token."""
         tokens = self._tokenize(text)
         return [self._ids.get(token, self.unknown) for token in tokens if token not in self._dropped]
+
+    def split(self, text: str) -> list[tuple[str, int]]:
+        """The pieces of a query that :meth:`encode` gives the ids of, as it has them, each with its id."""
+        if self.kind == LEXICON:
+            tokens = written = self._tokenize(text)
+        else:
+            encoding = self._wordpiece.encode(text, add_special_tokens=False)
+            tokens, written = encoding.tokens, [text[start:stop] for start, stop in encoding.offsets]
+        return [
+            (piece, self._ids.get(token, self.unknown))
+            for piece, token in zip(written, tokens, strict=True)
+            if token not in self._dropped
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Tokens as text, word pieces joined."""

@@ -1,0 +1,154 @@
+"""Where the products of an index come from: tables, and what stands beside them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from kddcup.data.batch import scale_boxes
+from kddcup.io.errors import UserError
+from kddcup.rank.scoring import check_dimension
+from kddcup.search.segment import Product
+from kddcup.table.extractor import EXTRACTOR_FILE, Extractor, read_extractor
+from kddcup.table.labels import read_labels
+from kddcup.table.products import ListedPicture, ListedProduct, read_pictures, read_products
+from kddcup.table.rows import BadRow
+from kddcup.table.table import Table
+
+SPLITS = ("train", "valid", "testA", "testB")
+SAMPLED_ROWS = 100
+"""The rows by whose length the number of all is estimated."""
+
+
+class Item(NamedTuple):
+    """A product with its regions.
+
+    ``features`` [n, D] float32, ``boxes`` [n, 5] as the models take them, ``labels`` the names of their
+    classes, empty where they are unknown.
+    """
+
+    product: Product
+    features: np.ndarray
+    boxes: np.ndarray
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CatalogueTable:
+    """A table of products.
+
+    Args:
+        path: of the table.
+        folder: of what stands beside it: ``extractor.json``, ``products.csv``, ``pictures.csv``.
+    """
+
+    path: Path
+    folder: Path
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """A table of any place, ``DATA/NAME/NAME.tsv`` or ``FOLDER/NAME.tsv``."""
+        beside = [
+            folder
+            for folder in (path.parent, path.parent.parent)
+            if any((folder / name).is_file() for name in (EXTRACTOR_FILE, "products.csv"))
+        ]
+        return cls(path, beside[0] if beside else path.parent)
+
+    @cached_property
+    def extractor(self) -> Extractor | None:
+        """What made the features."""
+        return read_extractor(self.folder)
+
+    @cached_property
+    def products(self) -> dict[int, ListedProduct]:
+        """The products as the shop knows them, by number."""
+        return read_products(self.folder)
+
+    @cached_property
+    def pictures(self) -> dict[int, list[ListedPicture]]:
+        """The pictures of the products, by number."""
+        return read_pictures(self.folder)
+
+    @cached_property
+    def labels(self) -> dict[int, str]:
+        """The names of the regions' classes."""
+        return read_labels(self.folder)
+
+    def estimate_rows(self) -> int:
+        """Estimate the number of rows from the file's size and its first rows."""
+        table = Table(self.path)
+        sizes = [row.size for row, _ in zip(table.read(), range(SAMPLED_ROWS), strict=False)]
+        if not sizes:
+            table.refuse_empty()
+        # Of a compressed one, whose contents are about three quarters of their own size in base64.
+        size = table.stamp[0] * (4 / 3 if table.compressed else 1)
+        return len(sizes) if len(sizes) < SAMPLED_ROWS else int(size / np.mean(sizes))
+
+
+def find_tables(data_dir: Path) -> list[CatalogueTable]:
+    """Find the tables of ``DATA``, of all splits.
+
+    Raises:
+        UserError: there is none.
+    """
+    paths = [data_dir / split / f"{split}.tsv" for split in SPLITS]
+    found = [path for path in paths if path.is_file() or path.with_name(f"{path.name}.gz").is_file()]
+    if not found:
+        raise UserError(f"{data_dir} has no table, such as {paths[0]}: name its folder with --data_dir")
+    return [CatalogueTable(path, data_dir) for path in found]
+
+
+def estimate_products(tables: Sequence[CatalogueTable]) -> int:
+    """Say how many products tables have at most, or about; exactly where ``products.csv`` lists them."""
+    if all(table.products for table in tables) and len({table.folder for table in tables}) == 1:
+        return len(tables[0].products)
+    return sum(table.estimate_rows() for table in tables)
+
+
+def read_items(tables: Sequence[CatalogueTable], dim: int) -> Iterator[Item]:
+    """Read each product of tables once, as its first row has it, under a progress bar.
+
+    Args:
+        tables: in their order.
+        dim: D of the features.
+
+    Raises:
+        UserError: a table cannot be read, or its features are of another dimension.
+    """
+    seen: set[str] = set()
+    for table in tables:
+        rows = Table(table.path)
+        known: dict[int, int] = {}
+        count = 0
+        with rows.show_progress(f"index {table.path.name}") as advance:
+            for row in rows.read(known=known):
+                if isinstance(row, BadRow):
+                    rows.refuse_row(count, row.detail)
+                count += 1
+                advance(row.size, 1)
+                if row.product_id in known:
+                    continue
+                known[row.product_id] = row.checksum
+                listed = table.products.get(row.product_id)
+                product = Product(
+                    row.product_id,
+                    listed.shop_id if listed else str(row.product_id),
+                    listed.title if listed else "",
+                    listed.url if listed else "",
+                    row.image_h,
+                    row.image_w,
+                    tuple(table.pictures.get(row.product_id, ())),
+                )
+                if product.id in seen:
+                    continue
+                seen.add(product.id)
+                check_dimension(table.path, row.features.shape[1], dim)
+                labels = tuple(table.labels.get(label, "") for label in row.class_labels.tolist())
+                boxes = scale_boxes(row.boxes, row.image_h, row.image_w)
+                yield Item(product, row.features, boxes, labels)
+        if count == 0:
+            rows.refuse_empty()
