@@ -142,3 +142,13 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nn.init.normal_(parameter)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """One browser for all pages of a process."""
+    from tests.browser import start_chromium
+
+    driver = start_chromium()
+    yield driver
+    driver.quit()

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import re
 import shutil
 
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -32,6 +29,7 @@ from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary
 from kddcup.train.checkpoint import RunConfig, write_checkpoint
 from model1.model import WordImageModel
 from tests import small
+from tests.browser import Page
 from tests.conftest import call_main, run_script, table_row, write_table
 
 HOSTILE = '<script>document.title="broken"</script> "quoted\' </script> \u202eright \u2028 to left'
@@ -122,62 +120,10 @@ def assert_refused(folder, *args, words):
     assert all(text in str(caught.value) for text in words)
 
 
-@pytest.fixture(scope="session")
-def chromium():
-    paths = shutil.which("chromium"), shutil.which("chromedriver")
-    if None in paths:
-        reason = "Debian's chromium and chromium-driver are not both installed"
-        assert os.environ.get("CI") != "true", reason
-        pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
-    headless = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-    for flag in (*headless, "--window-size=1280,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(paths[1]))
-    yield driver
-    driver.quit()
-
-
-class Page:
-    """A page in the browser, as a reader sees it."""
-
-    def __init__(self, driver, path):
-        self.driver = driver
-        driver.get_log("browser"), driver.get_log("performance")
-        driver.get(path.as_uri())
-
-    def find_all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def find(self, selector):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def texts(self, selector):
-        return [node.get_property("textContent") for node in self.find_all(selector)]
-
+class ReportPage(Page):
     @property
     def queries(self):
         return self.texts(".query bdi")
-
-    def press(self, *keys):
-        webdriver.ActionChains(self.driver).send_keys(*keys).perform()
-
-    @property
-    def focused(self):
-        return self.driver.switch_to.active_element.get_property("textContent")
-
-    def complaints(self):
-        """What stands in the console, and whatever was asked of anywhere but the page's own file."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        asked = [
-            event["params"]["request"]["url"]
-            for event in events
-            if event["method"] == "Network.requestWillBeSent"
-        ]
-        others = [url for url in asked if not url.startswith("data:") and url != self.driver.current_url]
-        return self.driver.get_log("browser") + others
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +139,7 @@ def written(blended, tmp_path_factory):
 
 @pytest.fixture
 def page(written, chromium):
-    page = Page(chromium, written)
+    page = ReportPage(chromium, written.as_uri())
     yield page
     assert page.complaints() == []
     assert chromium.title == "NDCG@5 on valid"
@@ -317,7 +263,7 @@ def test_words_have_the_weight_and_best_score_that_model1_gave_them(page):
 
 def test_without_words_the_page_names_the_command_that_makes_them(inputs, chromium):
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     assert "model1’s validation.py again" in page.find("#queries").text
     assert "--explain" in page.find("#queries").text
     open_query(page, "7")
@@ -331,7 +277,7 @@ def test_photographs_lie_under_their_regions(inputs, chromium, tmp_path):
     Image.new("RGB", (800, 400), "red").save(folder / "12.jpg")
     report(inputs, "--images", folder)
     shutil.rmtree(folder)  # the page has its own
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     open_query(page, "7")
     assert [len(card.find_elements(By.TAG_NAME, "image")) for card in page.find_all(".card")].count(1) == 1
     size = page.driver.execute_async_script(
@@ -363,7 +309,7 @@ def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chr
     list_own_products(inputs)
     assert "1 products are drawn as regions" in report(inputs)
     assert "elsewhere" not in (inputs / "report.html").read_text()
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     open_query(page, "7")
     cards = {card.find_element(By.CLASS_NAME, "product").text: card for card in page.find_all(".card")}
     assert cards.keys() == {"11", "SKU-007", "013"}
@@ -383,7 +329,7 @@ def test_ones_own_pictures_and_ids_are_shown_without_being_asked_for(inputs, chr
 def test_the_line_to_beat_is_shown_where_the_baseline_was_run(inputs, chromium):
     write(inputs, "valid_pred_logistic", MODEL2)
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     figures = {row.text.split()[0]: row.text.split()[1] for row in page.find_all(".models tbody tr")}
     assert list(figures) == ["model1", "model2", "blend", "logistic", "cross-validated", "random"]
     assert figures["logistic"] == figures["model2"]
@@ -489,7 +435,7 @@ def test_the_sample_or_as_many_queries_as_the_competition_has_pick_by_word_label
             write(tmp_path, f"{table}_pred_{model}", predictions)
     blend(tmp_path)
     report(tmp_path)
-    page = Page(chromium, tmp_path / "report.html")
+    page = ReportPage(chromium, (tmp_path / "report.html").as_uri())
     assert len(page.queries) == queries
     ndcg = [float(value) for value in page.texts(".query .strong")]
     assert ndcg == sorted(ndcg)
@@ -565,7 +511,7 @@ def test_a_table_without_label_names_has_numbers_and_not_the_competitions(inputs
     ]
     write_table(table, rows)
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     open_query(page, "7")
     assert set(page.texts(".labels bdi")) == {"label 2", f"label {largest}"}
     assert "clothes" not in (inputs / "report.html").read_text()
@@ -585,7 +531,7 @@ def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
     write_words(inputs)
     blend(inputs, "--models", *models, "--normalize", "zscore")
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     written = Blend.read(inputs)
     assert page.find_all(".curve") == []
     expected = [f"{weight:.4f}" for weight in written.weights]
@@ -608,7 +554,7 @@ def test_three_models_have_columns_weights_and_no_curve(inputs, chromium):
 def test_one_model_is_shown_too(inputs, chromium):
     blend(inputs, "--models", inputs / "valid_pred_model2.json")
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     assert page.texts(".queries thead th")[3:5] == ["model2", "Blend"]
     assert set(page.texts(".query td:last-child")) == {"0.00"}
     assert page.texts(".weights td.strong") == ["1.0000"]
@@ -623,7 +569,7 @@ def test_a_dozen_models_with_long_names_have_room(inputs, chromium):
         models.append(inputs / f"valid_a_matcher_with_a_long_name_{number}.json")
     blend(inputs, "--models", *models)
     report(inputs)
-    page = Page(chromium, inputs / "report.html")
+    page = ReportPage(chromium, (inputs / "report.html").as_uri())
     page.find_all(".query button")[0].click()
     for width in (360, 905, 1280):
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}

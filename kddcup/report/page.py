@@ -15,11 +15,10 @@ from kddcup.rank.explanation import WordScore
 from kddcup.rank.metrics import K, bootstrap_interval
 from kddcup.rank.weights import GRID
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
-from kddcup.table.products import ListedProduct
+from kddcup.table.products import ListedProduct, find_link
 
 COLOURS = 33
 """Of regions, by label; more labels begin again."""
-WEB = ("https://", "http://")
 
 
 def render_page(
@@ -117,8 +116,8 @@ def _data(
 
 
 def _product(product: ListedProduct) -> list[str]:
-    """Make [the shop's id, title, link]; a link of another kind than to the web could run a script."""
-    return [product.shop_id, product.title, product.url if product.url.startswith(WEB) else ""]
+    """Make [the shop's id, title, link]."""
+    return [product.shop_id, product.title, find_link(product.url)]
 
 
 def _image(image: Picture, places: Mapping[int, int]) -> list:

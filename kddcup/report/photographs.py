@@ -1,7 +1,6 @@
 """Photographs of products, small enough to travel in a page."""
 
 import base64
-import io
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from tqdm import tqdm
 
 from kddcup.io.errors import UserError
 from kddcup.pictures.decode import BadPictureError, open_picture
-from kddcup.table.products import ListedPicture, read_pictures
+from kddcup.pictures.thumbnails import encode_webp, join_pictures
+from kddcup.table.products import read_pictures
 
 LONGEST_SIDE = 240
 """In pixels; a picture is about half as large on the page."""
@@ -50,29 +50,13 @@ def read_listed_photographs(data_dir: Path, products: Collection[int]) -> dict[i
     found, lost = {}, 0
     for product in tqdm(sorted(listed.keys() & set(products)), desc="photographs", disable=None):
         try:
-            found[product] = _encode(_join(listed[product]))
+            paths = [picture.path for picture in listed[product]]
+            found[product] = _encode(join_pictures(paths, LONGEST_SIDE))
         except BadPictureError:
             lost += 1
     if lost:
         print(f"{lost:,} products are drawn as regions: their pictures are not where {data_dir} has them")
     return found
-
-
-def _join(pictures: list[ListedPicture]) -> Image.Image:
-    """Pictures side by side, at the scale at which the longest side of any is that of a photograph."""
-    scale = LONGEST_SIDE / max(max(picture.height, picture.width) for picture in pictures)
-    parts = []
-    for picture in pictures:
-        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        parts.append(open_picture(picture.path, LONGEST_SIDE).image.resize(size, Image.Resampling.LANCZOS))
-    joined = Image.new(
-        "RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white"
-    )
-    left = 0
-    for part in parts:
-        joined.paste(part, (left, 0))
-        left += part.width
-    return joined
 
 
 def _small(path: Path) -> str:
@@ -85,6 +69,4 @@ def _small(path: Path) -> str:
 
 
 def _encode(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "webp", quality=QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(encode_webp(image, QUALITY)).decode()

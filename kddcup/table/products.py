@@ -32,6 +32,11 @@ class ListedPicture(NamedTuple):
     regions: int
 
 
+def find_link(url: str) -> str:
+    """Give a product's ``url`` where it leads to the web, else nothing: other links can run a script."""
+    return url if url.startswith(("https://", "http://")) else ""
+
+
 def write_products(data_dir: Path, products: Iterable[ListedProduct]) -> None:
     """Write ``DATA/products.csv``."""
     rows = [["product_id", "shop_id", "title", "url"], *map(list, products)]

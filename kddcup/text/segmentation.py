@@ -9,7 +9,7 @@ from typing import Any
 
 from kddcup.io.errors import UserError
 
-_CHINESE = re.compile("[\u3400-\u9fff]")
+CHINESE = re.compile("[\u3400-\u9fff]")
 _BREAKS = re.compile(r"[\s\-]+")
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 
@@ -101,7 +101,7 @@ def segment(text: str, dictionary: UserDictionary = JIEBA) -> list[str]:
     stripped.
     """
     text = text.lower()
-    if _CHINESE.search(text):
+    if CHINESE.search(text):
         pieces: Sequence[str] = [part for cut in dictionary.cut(text) for part in _BREAKS.split(cut)]
     else:
         pieces = _BREAKS.split(text)
