@@ -483,7 +483,7 @@ def test_photographs_that_cannot_be_shown_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no photograph of these products.*11\.jpg"):
         read_photographs(tmp_path, {11})
     (tmp_path / "11.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"11\.jpg is no image"):
+    with pytest.raises(UserError, match=r"11\.jpg cannot be read as an image"):
         read_photographs(tmp_path, {11})
 
 
