@@ -28,7 +28,7 @@ def count_words(data_dir: Path, dictionary: UserDictionary) -> dict[str, int]:
     texts = Ragged(queries["text"], queries["text_offsets"])
     counts: Counter[str] = Counter()
     for place, query in enumerate(queries["query_id"].tolist()):
-        for word in dict.fromkeys(content_words(texts.decode(place), dictionary)):
+        for word in dict.fromkeys(content_words(texts[place].tobytes().decode(), dictionary)):
             counts[word] += rows[query]
     return dict(counts.most_common())
 
