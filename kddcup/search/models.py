@@ -15,10 +15,14 @@ from kddcup.data.batch import RegionBatch, TokenBatch
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
 from kddcup.nn.ranker import Ranker, WordRanker
+from kddcup.rank.baseline import LOGISTIC, LogisticRanker, scale
 from kddcup.search.segment import REBUILD
+from kddcup.text.segmentation import content_words
 from kddcup.text.vocabulary import Vocabulary
 from kddcup.train.checkpoint import SAFETENSORS, Checkpoint
 
+LOGISTIC_NAME = "logistic"
+"""The name of the logistic regression in a blend."""
 MAX_WORDS = 32
 """The most words of a query; those after them are ignored."""
 
@@ -242,6 +246,40 @@ class PairModel(_StageModel):
         return self.score_encoded(text, torch.from_numpy(arrays[f"{self.name}.images"]))
 
 
+class LogisticModel(WordModel):
+    """The logistic regression of each word on an image's mean feature.
+
+    Args:
+        ranker: the regressions.
+    """
+
+    heads = similar = f"{LOGISTIC_NAME}.features"
+
+    def __init__(self, ranker: LogisticRanker) -> None:
+        super().__init__(LOGISTIC_NAME)
+        self._ranker = ranker
+        self._places = {word: place for place, word in enumerate(ranker.words)}
+
+    def encode(self, images: RegionBatch) -> dict[str, np.ndarray]:
+        """Encode B images as their scaled mean features, one head each."""
+        features = images.features.numpy()
+        means = [part.mean(0) for part in np.split(features, np.cumsum(images.lengths.numpy())[:-1])]
+        return {self.heads: scale(np.stack(means))[:, None].astype(np.float16)}
+
+    def weigh_regions(self, images: RegionBatch) -> np.ndarray:
+        """Say that all regions of an image count alike."""
+        return np.repeat(1 / images.lengths.numpy(), images.lengths.numpy()).astype(np.float32)
+
+    def read(self, text: str) -> WordQuery:
+        """Read a query."""
+        found = content_words(text, self._ranker.dictionary)
+        words = tuple(QueryWord(word, word in self._places) for word in found)
+        read = tuple(place for place, word in enumerate(words) if word.known)[:MAX_WORDS]
+        keys = tuple(self._places[found[place]] for place in read)
+        chosen = np.array(keys, np.int64)
+        return WordQuery(words, read, keys, self._ranker.weights[chosen], self._ranker.biases[chosen])
+
+
 def _to_float16(encoded: Tensor) -> np.ndarray:
     return encoded.half().cpu().numpy()
 
@@ -252,6 +290,8 @@ def load_model(name: str, folder: Path, device: torch.device) -> IndexedModel:
     Raises:
         UserError: it is not there, or is not what its name says.
     """
+    if name == LOGISTIC_NAME:
+        return LogisticModel(LogisticRanker.read(folder / LOGISTIC))
     checkpoint = Checkpoint.read(folder / f"{name}{SAFETENSORS}", REBUILD)
     stage = stages.find(name)
     model = checkpoint.build(stage).to(device)

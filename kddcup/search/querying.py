@@ -1,15 +1,13 @@
 """The command ``query``: a search, and its results as a table."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError, make_printable
-from kddcup.search.index import Index
-from kddcup.search.searcher import RERANK, Results, Searcher
+from kddcup.search.searcher import Results, Searcher, SearchSettings
 
 HELP = """Search an index. Example:
 
@@ -18,22 +16,16 @@ HELP = """Search an index. Example:
 
 
 @dataclass
-class QuerySettings:
-    """Settings of a search.
+class QuerySettings(SearchSettings):
+    """Settings of a query.
 
     Args:
         text: the query, which may also be given before all flags.
-        index: folder of the index.
         top: how many products are shown.
-        first: the model that ranks the whole index; by default the one that did best on valid.
-        rerank: how many of the best are then ranked by all models.
     """
 
-    text: str
-    index: str
+    text: str = ""
     top: PositiveInt = 20
-    first: str | None = None
-    rerank: NonNegativeInt = RERANK
 
 
 def show(searcher: Searcher, results: Results) -> None:
@@ -58,7 +50,7 @@ def query(args: list[str]) -> None:
     """Search an index."""
     settings = parse_settings(QuerySettings, HELP, args=args)
     torch.set_num_threads(1)  # the searcher has threads of its own
-    searcher = Searcher(Index.open(Path(settings.index)), settings.first, settings.rerank)
+    searcher = settings.open()
     results = searcher.search(settings.text, settings.top)
     show(searcher, results)
     if results.reason:

@@ -3,26 +3,53 @@
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeInt
 
 from kddcup.io.errors import UserError
 from kddcup.rank.fusion import normalize, weighted_sum
 from kddcup.search.columns import Columns, Threads
 from kddcup.search.index import Index
-from kddcup.search.models import MAX_WORDS, IndexedModel, QueryWord, WordModel
+from kddcup.search.models import MAX_WORDS, IndexedModel, QueryWord, WordModel, load_model
 from kddcup.search.ranking import Ranking
 from kddcup.search.settings import IndexSettings
 from kddcup.search.similar import find_similar
 from kddcup.search.words import KnownWords
 from kddcup.text.segmentation import segment
 
-MEMORY = 1 << 30
-"""The bytes of columns that are kept by default."""
+MEGABYTES = 1024
+"""Of columns that are kept by default."""
 RERANK = 50
 """The best products that are ranked by all models by default."""
+
+
+@dataclass
+class SearchSettings:
+    """Settings of search.
+
+    Args:
+        index: folder of the index.
+        first: the model that ranks the whole index; by default the one that did best on valid.
+        rerank: how many of the best are then ranked by all models.
+        memory: megabytes of words' columns that are kept, 2 bytes a word and a product.
+    """
+
+    index: str
+    first: str | None = None
+    rerank: NonNegativeInt = RERANK
+    memory: NonNegativeInt = MEGABYTES
+
+    def open(self) -> "Searcher":
+        """Open the index, and load its models.
+
+        Raises:
+            UserError: as :meth:`kddcup.search.index.Index.open` and :class:`Searcher`.
+        """
+        return Searcher(Index.open(Path(self.index)), self.first, self.rerank, self.memory * 10**6)
 
 
 class HitWord(NamedTuple):
@@ -79,7 +106,7 @@ class Searcher:
     """
 
     def __init__(
-        self, index: Index, first: str | None = None, rerank: int = RERANK, memory: int = MEMORY
+        self, index: Index, first: str | None = None, rerank: int = RERANK, memory: int = MEGABYTES * 10**6
     ) -> None:
         self.index, self.rerank = index, rerank
         self.settings = IndexSettings.read(index.models_folder)
@@ -89,9 +116,10 @@ class Searcher:
                 f"{index.folder} has no model {name}: name one of {', '.join(self.settings.names)}"
             )
         device = torch.device("cpu")
-        wanted = dict.fromkeys([name, *(self.settings.weights if rerank else ())])
+        likeness = self.settings.likeness
+        wanted = dict.fromkeys([name, likeness, *(self.settings.weights if rerank else ())])
         self._models: dict[str, IndexedModel] = {
-            each: self.settings.load_model(each, index.models_folder, device) for each in wanted
+            each: load_model(each, index.models_folder, device) for each in wanted
         }
         chosen = self._models[name]
         if not isinstance(chosen, WordModel):
@@ -102,6 +130,7 @@ class Searcher:
         self._threads, self._lock = Threads(), threading.Lock()
         self.columns = Columns(index, chosen, memory, self._threads)
         self._ranking = Ranking(index, chosen, self.columns, self._threads)
+        self._similar = self._models[likeness].similar
         self._words = KnownWords.read(index.models_folder)
 
     def search(self, text: str, top: int = 20) -> Results:
@@ -167,7 +196,7 @@ class Searcher:
     def similar(self, product: int, top: int = 20) -> tuple[Hit, ...]:
         """Find the products whose caption heads have the largest cosine with that of a product."""
         with self._lock:
-            rows, scores = find_similar(self.index, self.settings.similar, product, top, self._threads)
+            rows, scores = find_similar(self.index, self._similar, product, top, self._threads)
         return tuple(
             Hit(place, int(row), float(score), ())
             for place, (row, score) in enumerate(zip(rows, scores, strict=True), 1)

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
-import torch
-
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.rank.fusion import Normalization
-from kddcup.search.models import IndexedModel, load_model
 from kddcup.search.segment import REBUILD
 from kddcup.table.extractor import Extractor
 
@@ -27,7 +24,7 @@ class IndexSettings:
         weights: of the blended ones, by name.
         normalize: what is done to the scores of each of these before they are summed.
         first: the model that ranks the whole index by default.
-        similar: the array whose cosine says which products are alike.
+        likeness: the model that says which products are alike, and how much each region counts.
         region_dim: D of the features that the models take.
         extractor: of these features; None where it is unknown.
         valid: NDCG@5 on the valid table, by model, and of the ``blend``.
@@ -37,7 +34,7 @@ class IndexSettings:
     weights: dict[str, float]
     normalize: Normalization
     first: str
-    similar: str
+    likeness: str
     region_dim: int
     extractor: Extractor | None
     valid: dict[str, float]
@@ -67,11 +64,3 @@ class IndexSettings:
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{path} does not describe the models of an index: {REBUILD}") from None
         return settings
-
-    def load_model(self, name: str, folder: Path, device: torch.device) -> IndexedModel:
-        """Load one of the models.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        return load_model(name, folder, device)

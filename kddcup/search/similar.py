@@ -19,7 +19,7 @@ def find_similar(
 
     Args:
         index: of the products.
-        array: the name of the vectors [N, E] that are compared.
+        array: the name of the vectors [N, E], or [N, 1, E], that are compared.
         product: its row.
         top: how many.
         threads: that compute.
@@ -27,11 +27,11 @@ def find_similar(
     Returns:
         rows and cosines [k], the largest first, equal ones by number.
     """
-    wanted = index.take(array, np.array([product])).astype(np.float64)[0]
+    wanted = index.take(array, np.array([product])).astype(np.float64).ravel()
     vector = torch.from_numpy(wanted / max(np.linalg.norm(wanted), np.finfo(np.float64).tiny)).float()
     rough = torch.empty(len(index))
     for segment, offset in zip(index.segments, index.offsets.tolist(), strict=False):
-        heads = torch.from_numpy(segment.arrays[array])
+        heads = torch.from_numpy(segment.arrays[array]).flatten(1)
         _multiply(heads, vector, rough[offset : offset + len(heads)], threads)
     others = torch.from_numpy(index.alive.copy())
     others[product] = False
@@ -41,7 +41,7 @@ def find_similar(
         return np.zeros(0, np.int64), np.zeros(0)
     least = rough.topk(k).values[-1].item() - 2 * SLACK
     rows = ((rough >= least) & others).nonzero()[:, 0].numpy()
-    found = index.take(array, rows).astype(np.float64)
+    found = index.take(array, rows).astype(np.float64).reshape(len(rows), -1)
     norms = np.sqrt((found * found).sum(1)) * np.linalg.norm(wanted)
     cosines = (found * wanted).sum(1) / np.maximum(norms, np.finfo(np.float64).tiny)
     best = np.lexsort((index.numbers[rows], -cosines))[:k]

@@ -19,7 +19,7 @@ from kddcup.io.ragged import Ragged
 from kddcup.rank.scoring import REGIONS_PER_BATCH
 from kddcup.search.catalogue import Item
 from kddcup.search.index import IDS, INDEX, Index, Manifest, Part, hash_id
-from kddcup.search.models import IndexedModel, WordModel
+from kddcup.search.models import IndexedModel
 from kddcup.search.segment import SegmentWriter
 
 _PARTS = re.compile(r"(models|segment|removed)-(\d+)(\.npy)?")
@@ -30,11 +30,11 @@ class Encoder:
 
     Args:
         models: by name.
-        first: the model whose weights of regions are kept; one without such weights has equal ones.
+        likeness: the model whose weights of regions are kept.
     """
 
-    def __init__(self, models: Mapping[str, IndexedModel], first: WordModel) -> None:
-        self._models, self._first = models, first
+    def __init__(self, models: Mapping[str, IndexedModel], likeness: IndexedModel) -> None:
+        self._models, self._likeness = models, likeness
 
     def measure(self, dim: int) -> int:
         """The bytes that an index keeps of a product, what is shown of it aside."""
@@ -55,7 +55,7 @@ class Encoder:
                 for model in self._models.values():
                     encoded |= model.encode(images)
                 boxes = images.boxes.numpy()[:, :4]
-                weights = self._first.weigh_regions(images)[:, None]
+                weights = self._likeness.weigh_regions(images)[:, None]
                 offsets = np.concatenate([[0], np.cumsum(images.lengths.numpy())])
                 regions = Ragged(np.concatenate([boxes, weights], 1), offsets)
                 labels = [label for item in batch for label in item.labels]
