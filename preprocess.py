@@ -14,9 +14,9 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from kddcup.cli import parse_settings
-from kddcup.config import SIZES, Seed
+from kddcup.config import SIZES, PretrainRecipe, Seed
 from kddcup.data.corpus import BAD_ROWS, INFO_FILES, Corpus, write_info
-from kddcup.data.loader import check_batch_size, find_rows_with_words, fit_batch_size
+from kddcup.data.loader import check_batch_size, count_examples, fit_batch_size
 from kddcup.data.sampling import check_negatives
 from kddcup.io.errors import UserError, run_script
 from kddcup.io.folders import MARKER, lock_folder, read_marker, verify_checksums, write_marker
@@ -124,8 +124,9 @@ def check_trainable(settings: PreprocessSettings) -> None:
         check_negatives(corpus)
         for stage in STAGES if settings.processes else ():
             tokens = corpus.tokens.drop(vocabulary.unknown) if stage.kind == "encoder" else corpus.tokens
-            rows = len(find_rows_with_words(corpus, tokens))
             recipe = stage.recipes[settings.size]
+            by_product = isinstance(recipe, PretrainRecipe) and recipe.labels == "product"
+            rows = count_examples(corpus, tokens, by_product)
             batch_size = fit_batch_size(recipe.batch_size, rows, settings.processes, settings.size)
             check_batch_size(batch_size, rows, settings.processes, stage.name)
     except UserError as error:

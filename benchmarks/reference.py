@@ -21,7 +21,7 @@ import model2.model
 import multilabel.model
 from kddcup.config import ModelConfig
 from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
-from kddcup.nn.encoder import ImageEncoder
+from kddcup.nn.encoder import ImageEncoder, scale_features
 from kddcup.rank.metrics import ndcg
 from kddcup.rank.predictions import Predictions
 from kddcup.text.vocabulary import Vocabulary
@@ -46,6 +46,7 @@ class PaddedEncoder(ImageEncoder):
     def forward(self, images: RegionBatch) -> Tensor:
         """Encode B images: [B, 1+H, E]."""
         features, boxes, real = pad(images)
+        features = scale_features(features.flatten(0, 1), self.feature_length).view_as(features)
         x = self.norm(features + self.box_encoding(boxes))  # [B, L, D]
         x = F.dropout(x, self.dropout, self.training)
         for attention, activation, ff in zip(self.encoders, self.activations, self.ffs, strict=True):

@@ -11,8 +11,8 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import yaml
 from docstring_parser import parse as parse_docstring
@@ -25,7 +25,7 @@ from jsonargparse.typing import (
     PositiveInt,
 )
 
-from kddcup.config import HardwareSettings, Recipe, Seed
+from kddcup.config import Fraction, HardwareSettings, Recipe, Seed
 from kddcup.io.errors import UserError
 
 Settings = TypeVar("Settings")
@@ -44,6 +44,7 @@ _NUMBERS = {
     NonNegativeFloat: "a number from 0",
     PositiveFloat: "a number above 0",
     ClosedUnitInterval: "a number from 0 to 1",
+    Fraction: "a number from 0, below 1",
 }
 _EXPECTED = {**_NUMBERS, str: "a text", bool: "true or false"}
 
@@ -251,12 +252,7 @@ class _Reader:
 
     def __str__(self) -> str:
         """What is expected, as an error and ``--help`` say it."""
-        base = _drop_none(self.kind)
-        if get_origin(base) is Literal:
-            return f"one of {', '.join(get_args(base))}"
-        if get_origin(base) is list:
-            return "a list"
-        return _EXPECTED[base]
+        return " or ".join(_name_kind(kind) for kind in _list_kinds(self.kind) if kind is not NoneType)
 
     def __call__(self, value: Any) -> Any:
         """Read a value.
@@ -264,26 +260,30 @@ class _Reader:
         Raises:
             UserError: it is of another kind.
         """
-        base = _drop_none(self.kind)
-        if value is None and base is not self.kind:
-            return None
-        if get_origin(base) is list and isinstance(value, list):
-            return list(map(_Reader(self.label, get_args(base)[0]), value))
-        if get_origin(base) is Literal and value in get_args(base):
-            return value
-        if base in (bool, str) and isinstance(value, base):
-            return value
-        if base in _NUMBERS and (number := _read_number(base, value)) is not None:
-            return number
+        for kind in _list_kinds(self.kind):
+            if get_origin(kind) is list and isinstance(value, list):
+                return list(map(_Reader(self.label, get_args(kind)[0]), value))
+            if get_origin(kind) is Literal and value in get_args(kind):
+                return value
+            if kind in (bool, str, NoneType) and isinstance(value, kind):
+                return value
+            if kind in _NUMBERS and (number := _read_number(kind, value)) is not None:
+                return number
         text = str(value)
         shown = text if len(text) <= 40 else f"{text[:40]}…"
         raise UserError(f"{self.label} {shown} is not {self}; see --help")
 
 
-def _drop_none(kind: Any) -> Any:
-    """The type of a value that may be None, or the type itself."""
-    options = get_args(kind)
-    return next(option for option in options if option is not NoneType) if NoneType in options else kind
+def _list_kinds(kind: Any) -> tuple:
+    """The types that a value may be of."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _name_kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    return "a list" if get_origin(kind) is list else _EXPECTED[kind]
 
 
 def _read_number(kind: type, value: Any) -> float | int | None:
@@ -303,8 +303,8 @@ def _describe_flag(name: str, kind: Any) -> dict[str, Any]:
         return {"action": "store_true"}
     if get_origin(kind) is list:
         return {"type": _Reader(f"--{name}", get_args(kind)[0]), "nargs": "+", "action": _ListAction}
-    base = _drop_none(kind)
-    choices = {"metavar": f"{{{','.join(get_args(base))}}}"} if get_origin(base) is Literal else {}
+    first = _list_kinds(kind)[0]
+    choices = {"metavar": f"{{{','.join(get_args(first))}}}"} if get_origin(first) is Literal else {}
     return {"type": _Reader(f"--{name}", kind), **choices}
 
 

@@ -17,6 +17,8 @@ from kddcup.io.errors import UserError
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 """The type of seeds, of which scikit-learn takes no larger ones."""
+Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
+"""The type of shares that are never the whole."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ModelConfig:
         start: id of the word that begins a caption.
         end: id of the word that ends a caption.
         captioner: whether model2 has stage 2's captioner in it.
+        feature_length: to which the encoder scales each region's sign(x)·√|x|; 0 leaves features as they are.
     """
 
     region_dim: int = 2048
@@ -44,6 +47,7 @@ class ModelConfig:
     start: int = 101
     end: int = 102
     captioner: bool = False
+    feature_length: float = 0.0
 
     @property
     def attention_heads(self) -> int:
@@ -87,8 +91,22 @@ class Recipe:
     weight_decay: float
     gamma: float
     epochs: int
-    use_epoch: int
+    use_epoch: int | Literal["best"]
+    patience: int = 3
+    epoch_steps: int = 0
+    average: float = 0.0
     dropout: float = ModelConfig.dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Recipe):
+    """How stage 2 is trained at a size."""
+
+    labels: Literal["query", "product"] = "query"
+    optimizer: Literal["adam", "adamw"] = "adam"
+    feature_length: float = ModelConfig.feature_length
+    feature_noise: float = 0.0
+    region_drop: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,22 +130,30 @@ class OptimisationSettings:
     """Optimisation.
 
     Args:
-        epochs: how many to train.
-        use_epoch: the epoch, counted from 0, that export and validation take unless told otherwise.
+        epochs: how many to train at most.
+        use_epoch: the epoch, counted from 0, that export and validation take unless told otherwise; or
+            ``best``, the one with the highest NDCG@5 on valid.
+        patience: with stop_at_use_epoch and ``best``, epochs without a better one after which training ends.
+        epoch_steps: an epoch has at least so many steps: a table with fewer is gone through several times.
         batch_size: rows per process.
         rate: learning rate of epochs 0 and 1; afterwards times gamma each epoch.
-        weight_decay: of Adam, where the published training has it.
+        weight_decay: of the optimizer, where the published training has it.
         gamma: decay of the rate per epoch.
+        average: decay d of the averaged weights a ← d·a + (1 − d)·w after each step, which are scored, saved
+            and exported; 0 takes the weights themselves.
         dropout: probability, in all modules.
         seed: of weights, order, negatives and dropout.
     """
 
     epochs: PositiveInt
-    use_epoch: NonNegativeInt
+    use_epoch: NonNegativeInt | Literal["best"]
     batch_size: PositiveInt
     rate: PositiveFloat
     weight_decay: NonNegativeFloat
     gamma: PositiveFloat
+    patience: PositiveInt = 3
+    epoch_steps: NonNegativeInt = 0
+    average: Fraction = 0.0
     dropout: ClosedUnitInterval = 0.1
     seed: Seed = 2020
 
@@ -160,7 +186,7 @@ class RunSettings:
         checkpoints_dir: where model-epochN.pth go.
         resume: continue from the last save in checkpoints_dir; torchrun's restarts do so by themselves.
         save_every: steps between saves within an epoch; 0 saves at its end alone.
-        stop_at_use_epoch: end after use_epoch instead of after the last epoch.
+        stop_at_use_epoch: end after use_epoch, or once ``best`` is decided, instead of after the last epoch.
         max_steps: end after this many steps of this call and write a checkpoint; 0 means no limit.
         log_json: a file to which a line of JSON is appended every 100 steps and at each epoch's end.
     """
@@ -184,7 +210,7 @@ class TrainSettings(RunSettings, HardwareSettings, OptimisationSettings):
 
     def __post_init__(self) -> None:
         """See that the epoch to use will be there."""
-        if self.use_epoch >= self.epochs:
+        if self.use_epoch != "best" and self.use_epoch >= self.epochs:
             raise UserError(
                 f"--use_epoch {self.use_epoch} is beyond the last epoch, which is {self.epochs - 1} with "
                 f"--epochs {self.epochs}: name an earlier one, or train longer"

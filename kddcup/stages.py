@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kddcup.config import MatcherRecipe, Model2Recipe, ModelConfig, Recipe
+from kddcup.config import MatcherRecipe, Model2Recipe, ModelConfig, PretrainRecipe, Recipe
 from kddcup.io.errors import UserError, run_script
 
 if TYPE_CHECKING:
@@ -54,9 +54,23 @@ STAGES = (
         model="multilabel.model:MultiLabelClassifier",
         parts=(),
         recipes={
-            "full": Recipe(batch_size=200, rate=1e-4, weight_decay=1e-6, gamma=0.96, epochs=20, use_epoch=6),
-            "small": Recipe(
-                batch_size=16, rate=5e-4, weight_decay=1e-6, gamma=0.93, epochs=20, use_epoch=17, dropout=0.2
+            "full": PretrainRecipe(
+                batch_size=200, rate=1e-4, weight_decay=1e-6, gamma=0.96, epochs=20, use_epoch=6
+            ),
+            "small": PretrainRecipe(
+                batch_size=32,
+                rate=1e-3,
+                weight_decay=0.1,
+                gamma=0.96,
+                epochs=30,
+                use_epoch="best",
+                epoch_steps=50,
+                average=0.98,
+                labels="product",
+                optimizer="adamw",
+                feature_length=10.0,
+                feature_noise=0.3,
+                region_drop=0.3,
             ),
         },
         published_epoch=6,

@@ -44,7 +44,7 @@ def main() -> None:
 
         # Model: stage 2's encoder and stage 1's word vectors.
         encoder = ExportedEncoder.read(settings.encoder)
-        config = data.configure(settings, encoder.config.size)
+        config = data.configure(settings, encoder.config.size, encoder.config.model.feature_length)
         encoder.check_made_for(config, settings.data_dir)
         model = STAGE.build(config.model)
         model.query.set_words(data.words)

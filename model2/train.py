@@ -72,7 +72,7 @@ def main() -> None:
 
         # Model: stage 2's encoder, perhaps its captioner, and stage 1's word vectors.
         encoder = ExportedEncoder.read(settings.encoder)
-        config = data.configure(settings, encoder.config.size)
+        config = data.configure(settings, encoder.config.size, encoder.config.model.feature_length)
         config = replace(config, model=replace(config.model, captioner=captions))
         encoder.check_made_for(config, settings.data_dir)
         model = STAGE.build(config.model)

@@ -10,14 +10,15 @@ folder:
 from dataclasses import dataclass
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
-from torch.optim import Adam
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from torch.optim import Adam, AdamW
 
 from kddcup import stages
 from kddcup.cli import parse_settings
-from kddcup.config import TrainSettings
+from kddcup.config import Fraction, ModelConfig, TrainSettings
 from kddcup.data.corpus import read_size
 from kddcup.data.loader import TrainLoader
+from kddcup.data.perturbation import Perturbation
 from kddcup.io.errors import run_script
 from kddcup.nn.words import list_trainable
 from kddcup.table.table import Table
@@ -41,10 +42,22 @@ class PretrainSettings(TrainSettings):
         size: of the model and its recipe; by default the one that stage 1 was given.
         accumulate: micro-batches that a batch is computed in, one after the other, to save memory; the
             update is that of the whole batch.
+        labels: the tags to learn of an image. ``query``: the words of the row's query, and an epoch goes
+            through the rows. ``product``: those of all its product's queries, and an epoch goes through the
+            products, each with one of its queries as the caption.
+        optimizer: adam adds the weight decay to the gradient, adamw shrinks the weights by it.
+        feature_length: to which each region's sign(x)·√|x| is scaled; 0 leaves features as they are.
+        feature_noise: deviation of the noise around 1 that features are multiplied by.
+        region_drop: probability that a region is left out of its image.
     """
 
     size: Literal["full", "small"] | None = None
     accumulate: PositiveInt = 1
+    labels: Literal["query", "product"] = "query"
+    optimizer: Literal["adam", "adamw"] = "adam"
+    feature_length: NonNegativeFloat = ModelConfig.feature_length
+    feature_noise: NonNegativeFloat = 0.0
+    region_drop: Fraction = 0.0
 
 
 def choose_size(settings: PretrainSettings) -> str:
@@ -56,10 +69,14 @@ def main() -> None:
     """Train."""
     settings = parse_settings(PretrainSettings, __doc__, STAGE.recipes, choose_size)
     with launch(settings) as process:
-        # Data: the rows whose query has words that the vocabulary knows.
+        # Data: the rows whose query has words that the vocabulary knows, or their products.
         data = TrainingData.open(settings.data_dir)
         tokens = data.corpus.tokens.drop(data.vocabulary.unknown)
-        settings = data.fit_batch(settings, tokens, process)
+        by_product = settings.labels == "product"
+        settings = data.fit_batch(settings, tokens, process, by_product)
+        perturb = None
+        if settings.region_drop or settings.feature_noise:
+            perturb = Perturbation(settings.region_drop, settings.feature_noise, settings.seed)
         loader = TrainLoader(
             data.corpus,
             data.store,
@@ -68,16 +85,18 @@ def main() -> None:
             process.rank,
             process.ranks,
             accumulate=settings.accumulate,
+            by_product=by_product,
+            perturb=perturb,
         )
 
         # Model: all is trained but the word vectors.
-        config = data.configure(settings, choose_size(settings))
+        config = data.configure(settings, choose_size(settings), settings.feature_length)
         model = STAGE.build(config.model)
         model.set_words(data.words)
         process.say(format_header(STAGE, settings, config, data.count(model), model, process))
 
         # Optimizer: one group; its rate in epochs 0, 1, 2, … is rate · (1, 1, γ, γ², …).
-        optimizer = Adam(
+        optimizer = {"adam": Adam, "adamw": AdamW}[settings.optimizer](
             list_trainable(model), lr=settings.rate, weight_decay=settings.weight_decay, fused=True
         )
 

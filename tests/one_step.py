@@ -31,9 +31,10 @@ RANKS = 2
 def step(stage: stages.Stage, settings: MatcherSettings, data: TrainingData, rank: int, process: Process):
     """The losses and gradients of the rank's share of the first batch."""
     torch.manual_seed(0)
-    config = data.configure(settings, "small")
+    encoder = ExportedEncoder.read(settings.encoder)
+    config = data.configure(settings, "small", encoder.config.model.feature_length)
     model = stage.build(config.model)
-    ExportedEncoder.read(settings.encoder).load_into(model.item)
+    encoder.load_into(model.item)
     model.item.freeze_context()
     criterion = importlib.import_module(f"{stage.name}.criterion")
     found = {}

@@ -30,7 +30,7 @@ RULE = NegativeRule(shared_group=True, from_all_share=0.0)
 
 
 def loader(trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True) -> TrainLoader:
-    corpus, settings = open_info(trained / "data").corpus, small.settings(*flags)
+    corpus, settings = open_info(trained / "data").corpus, small.settings("--epoch_steps", "0", *flags)
     sampler = NegativeSampler(corpus, RULE, settings.seed) if negatives else None
     store = RegionStore(trained / "data" / "features")
     return TrainLoader(corpus, store, corpus.tokens, settings, rank, ranks, sampler)
@@ -101,7 +101,8 @@ def test_rows_without_words_are_left_out(trained):
     corpus.tokens.values[start:end] = 999
     store = RegionStore(trained / "data" / "features")
     silent = corpus.tokens.drop(999)
-    found = TrainLoader(corpus, store, silent, small.settings("--batch_size", "1"), 0, 1).rows(0)
+    settings = small.settings("--batch_size", "1", "--epoch_steps", "0")
+    found = TrainLoader(corpus, store, silent, settings, 0, 1).rows(0)
     assert np.sort(found.ravel()).tolist() == np.flatnonzero(corpus.row_query != 0).tolist()
 
 

@@ -133,11 +133,13 @@ class Batch:
     """B queries with their images and, where a stage wants them, a negative query and image for each.
 
     ``products`` are the ids of the images' products, those of the negative images behind, in CPU memory.
+    ``labels`` are the words of an image where they are not those of its query.
     """
 
     queries: TokenBatch
     images: RegionBatch
     products: np.ndarray
+    labels: TokenBatch | None = None
     negative_queries: TokenBatch | None = None
     negative_images: RegionBatch | None = None
 

@@ -264,10 +264,7 @@ def _find_queries(query_ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _list_products(query_ids: np.ndarray, table: dict[str, np.ndarray]) -> Ragged:
-    rows = IdIndex(query_ids).find(table["query_id"])
-    pairs = np.unique(np.stack([rows, table["product_id"]]), axis=1)
-    counts = np.bincount(pairs[0], minlength=len(query_ids))
-    return Ragged(pairs[1], np.concatenate([[0], np.cumsum(counts)]))
+    return Ragged.collect(IdIndex(query_ids).find(table["query_id"]), table["product_id"], len(query_ids))
 
 
 def _pack(name: str, ragged: Ragged) -> dict[str, np.ndarray]:

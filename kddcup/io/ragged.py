@@ -87,6 +87,13 @@ class Ragged:
         counts = np.bincount(keys[order], minlength=groups)
         return cls(order, np.concatenate([[0], np.cumsum(counts)]))
 
+    @classmethod
+    def collect(cls, keys: np.ndarray, values: np.ndarray, groups: int) -> "Ragged":
+        """List for each key 0 … groups−1 the distinct values that stand beside it, ascending."""
+        pairs = np.unique(np.stack([keys, values]), axis=1)
+        counts = np.bincount(pairs[0], minlength=groups)
+        return cls(pairs[1], np.concatenate([[0], np.cumsum(counts)]))
+
     def __len__(self) -> int:
         """N."""
         return len(self.offsets) - 1

@@ -26,7 +26,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         dim, heads = config.region_dim, config.heads * config.width
-        self.width, self.dropout = config.width, config.dropout
+        self.width, self.dropout, self.feature_length = config.width, config.dropout, config.feature_length
         self.box_encoding = nn.Sequential(nn.Linear(BOX_COLUMNS, 100), nn.PReLU(), nn.Linear(100, dim))
         self.norm = nn.LayerNorm(dim)
         # Lists of one, as the published names have it.
@@ -66,7 +66,8 @@ class ImageEncoder(nn.Module):
         """
         # What is frozen needs no gradient, and its activations need not be kept.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.norm.weight.requires_grad):
-            x = self.norm(images.features + self.box_encoding(images.boxes))  # [R, D]
+            features = scale_features(images.features, self.feature_length)
+            x = self.norm(features + self.box_encoding(images.boxes))  # [R, D]
             x = F.dropout(x, self.dropout, self.training)
             for attention, activation, ff in zip(self.encoders, self.activations, self.ffs, strict=True):
                 x = ff(activation(x + self._attend(attention, x, images.lengths)))  # [R, D]
@@ -133,6 +134,16 @@ def _find_images(lengths: Tensor, device: torch.device) -> Tensor:
     """[R] which image a region is of."""
     image = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     return image.to(device, non_blocking=True)
+
+
+def scale_features(features: Tensor, length: float) -> Tensor:
+    """Make sign(x)·√|x| of features [R, D], each scaled to ``length``; 0 leaves them as they are.
+
+    As Perronnin, Sánchez and Mensink (2010) normalise: a few large values do not hide the rest.
+    """
+    if not length:
+        return features
+    return length * F.normalize(features.sign() * features.abs().sqrt(), dim=1)
 
 
 def _softmax_per_image(scores: Tensor, image: Tensor, images: int) -> Tensor:

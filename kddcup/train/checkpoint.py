@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import json
+import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ WIDTHS = {
     "start": (1, 1 << 20),
     "end": (1, 1 << 20),
     "captioner": (0, 1),
+    "feature_length": (0, 1 << 20),
 }
 """The bounds of a model's widths, by the fields of :class:`ModelConfig`, in a checkpoint of any origin."""
 SAFETENSORS = ".safetensors"
@@ -60,6 +62,7 @@ class RunConfig:
         training: the settings that were in force.
         data: digest of the training data.
         extractor: what made the features of the training data; None where that is unknown.
+        valid: NDCG@5 on valid after the epochs 0, 1, … so far.
     """
 
     size: str = "full"
@@ -68,6 +71,7 @@ class RunConfig:
     training: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
     extractor: Extractor | None = None
+    valid: list[float] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
@@ -93,7 +97,15 @@ class RunConfig:
             raise TypeError("no settings by name")
         if not all(isinstance(name, str) and _is_setting(value) for name, value in config.training.items()):
             raise TypeError("a setting is neither a number nor a text nor a list of these")
+        figures = config.valid if isinstance(config.valid, list) else [None]
+        if not all(isinstance(figure, float) and math.isfinite(figure) for figure in figures):
+            raise TypeError("valid is no list of figures")
         return config
+
+
+def find_best(valid: Sequence[float]) -> int | None:
+    """Find the epoch with the highest NDCG@5; of equals the first, of none None."""
+    return max(range(len(valid)), key=valid.__getitem__, default=None)
 
 
 def _is_setting(value: Any) -> bool:

@@ -11,7 +11,7 @@ import xxhash
 
 from kddcup.config import SIZES, ModelConfig, TrainSettings
 from kddcup.data.corpus import Corpus, open_info, read_size
-from kddcup.data.loader import find_rows_with_words, fit_batch_size
+from kddcup.data.loader import count_examples, fit_batch_size
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
 from kddcup.io.folders import read_marker
@@ -67,8 +67,14 @@ class TrainingData:
         texts = _check_valid(valid, store.dim)
         return cls(info.corpus, info.vocabulary, info.words, store, valid, texts, extractor)
 
-    def configure(self, settings: TrainSettings, size: str) -> RunConfig:
-        """What the checkpoints of a run on these data say of it."""
+    def configure(self, settings: TrainSettings, size: str, feature_length: float) -> RunConfig:
+        """What the checkpoints of a run on these data say of it.
+
+        Args:
+            settings: of the run.
+            size: of the model.
+            feature_length: as in :class:`ModelConfig`; of matchers, that of their encoder.
+        """
         vocabulary, width = self.words.vectors.shape
         model = ModelConfig(
             region_dim=self.store.dim,
@@ -78,25 +84,29 @@ class TrainingData:
             dropout=settings.dropout,
             start=self.vocabulary.start,
             end=self.vocabulary.end,
+            feature_length=feature_length,
         )
         return RunConfig(
             size, model, self.vocabulary.to_dict(), asdict(settings), self.digest(), self.extractor
         )
 
-    def fit_batch(self, settings: Settings, tokens: Ragged, process: Process) -> Settings:
+    def fit_batch(
+        self, settings: Settings, tokens: Ragged, process: Process, by_product: bool = False
+    ) -> Settings:
         """Lower the batch size where the table's rows do not fill a batch, at a size that allows it; says so.
 
         Args:
             settings: of the run.
             tokens: token ids of the queries that the stage reads.
             process: gives the ranks.
+            by_product: whether an epoch goes through products instead of rows.
         """
-        rows = len(find_rows_with_words(self.corpus, tokens))
+        rows = count_examples(self.corpus, tokens, by_product)
         size = read_size(settings.data_dir)
         batch_size = fit_batch_size(settings.batch_size, rows, process.ranks, size)
         if batch_size < settings.batch_size:
             process.say(
-                f"{settings.data_dir} has {rows} training rows with words: "
+                f"{settings.data_dir} has {rows} training {'products' if by_product else 'rows'} with words: "
                 f"--batch_size is {batch_size}, not {settings.batch_size}"
             )
         return replace(settings, batch_size=batch_size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.stages import Stage
-from kddcup.train.checkpoint import Checkpoint
+from kddcup.train.checkpoint import Checkpoint, find_best
 
 _NAME = re.compile(r"model-epoch(\d+)\.(pth|safetensors)")
 STEP = "last-step.pth"
@@ -71,8 +71,8 @@ def find_checkpoint(stage: Stage, folder: str | None, epoch: int | None) -> Chec
     Args:
         stage: whose checkpoint.
         folder: where to look; by default ``./checkpoints`` if it has that epoch, else ``./ckpt``.
-        epoch: by default the ``use_epoch`` of the config of the checkpoints in the folder, or the published
-            epoch where they have no config.
+        epoch: by default the ``use_epoch`` of the config of the newest checkpoint in the folder, or the
+            published epoch where it has no config.
 
     Raises:
         UserError: there is none.
@@ -103,7 +103,8 @@ def _read_use_epoch(stage: Stage, checkpoints: Mapping[int, Path], made_by: str)
     if not checkpoints:
         return None
     newest = Checkpoint.read(max(checkpoints.values(), key=lambda path: path.stat().st_mtime), made_by)
-    return newest.config.training.get("use_epoch", stage.published_epoch)
+    chosen = newest.config.training.get("use_epoch", stage.published_epoch)
+    return find_best(newest.config.valid) if chosen == "best" else chosen
 
 
 def _is_of_earlier_run(folder: Path, epoch: int, made_by: str) -> bool:

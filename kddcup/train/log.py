@@ -54,7 +54,7 @@ class EpochLog:
 
     Args:
         epoch: from 0.
-        losses: means over the epoch's steps and all ranks, by name.
+        losses: means over the epoch's steps and all ranks, by name; none of an epoch without steps.
         ndcg: NDCG@5 on valid.
         rates: learning rates, by the parts of the model that they are of.
         gradient_norm: mean over the steps that this call did; None where it did none.
@@ -95,7 +95,8 @@ class EpochLog:
 
     def format_line(self) -> str:
         """All of it but the texts, as one line."""
-        parts = [f"epoch {self.epoch}: {_format_losses(self.losses)}", f"valid NDCG@5 {self.ndcg:.4f}"]
+        losses = _format_losses(self.losses) or "the start"
+        parts = [f"epoch {self.epoch}: {losses}", f"valid NDCG@5 {self.ndcg:.4f}"]
         parts.append(_format_rates(self.rates))
         if self.gradient_norm is not None:
             parts.append(f"gradient norm {self.gradient_norm:.3g}")

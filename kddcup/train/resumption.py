@@ -13,17 +13,38 @@ from kddcup.train.checkpoint import Checkpoint, RunConfig
 from kddcup.train.folder import find_newest
 from kddcup.train.processes import Process
 
-MUST_STAY = ("seed", "batch_size", "dropout")
-"""Settings that a resumed run has to have as before."""
+MUST_STAY = ("seed", "batch_size", "dropout", "epoch_steps", "labels", "feature_length")
+"""Settings, of those that a stage has, that a resumed run has to have as before."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come: steps of an epoch that are done, and this rank's sums of their losses."""
+    """How far a run has come.
+
+    Args:
+        epoch: that is being trained.
+        step: how many of its steps are done.
+        losses: this rank's sums over these steps, by name.
+        valid: NDCG@5 on valid after each of the epochs before.
+    """
 
     epoch: int = 0
     step: int = 0
     losses: dict[str, Tensor] = field(default_factory=dict)
+    valid: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Resumed:
+    """Where a run goes on.
+
+    Args:
+        progress: how far it has come.
+        raw: on the main process, the trained parameters where the model now has their averages.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    raw: list[Tensor] | None = None
 
 
 def resume(
@@ -32,7 +53,7 @@ def resume(
     config: RunConfig,
     parts: Mapping[str, nn.Module],
     optimizer: torch.optim.Adam,
-) -> Progress:
+) -> Resumed:
     """Go back to where the run was last saved. Rank 0 reads; the others may lack its files.
 
     Args:
@@ -43,26 +64,32 @@ def resume(
         optimizer: its moments are loaded.
 
     Returns:
-        how far the run has come; its start where nothing was saved.
+        where the run goes on; its start where nothing was saved.
 
     Raises:
         UserError: the checkpoint is of another run, or torn.
     """
     saved = _read_saved(process, settings, config, parts) if process.is_main else None
+    # The others get the parameters from rank 0 later.
+    raw = saved["state"].pop("raw", None) if saved and isinstance(saved["state"], dict) else None
     saved = process.broadcast(saved)
     if saved is None:
         process.say(f"{settings.checkpoints_dir} has nothing to resume: starting from epoch 0")
-        return Progress()
+        return Resumed()
     try:
         load_moments(optimizer, saved["optimizer"])
         progress = _read_progress(saved["state"], process)
+        progress.valid = saved["valid"][: progress.epoch]
+        if len(progress.valid) < progress.epoch and settings.use_epoch == "best":
+            raise ValueError("it does not say how well its epochs did, so that none is the best")
+        raw = _read_raw(raw, optimizer)
     except ValueError as error:
         raise UserError(
             f"the newest checkpoint of {settings.checkpoints_dir} cannot be resumed "
             f"({explain_error(error)}): train anew without --resume"
         ) from None
     process.say(f"resuming {settings.checkpoints_dir} at epoch {progress.epoch}, step {progress.step}")
-    return progress
+    return Resumed(progress, raw)
 
 
 def _read_saved(
@@ -75,7 +102,11 @@ def _read_saved(
         return None
     checkpoint = Checkpoint.read(path, "train.py without --resume")
     for name in MUST_STAY:
-        before, now = checkpoint.config.training.get(name), getattr(settings, name)
+        if not hasattr(settings, name):
+            continue
+        # A checkpoint of an earlier version has been trained as the default says.
+        default = getattr(type(settings), name, None)
+        before, now = checkpoint.config.training.get(name, default), getattr(settings, name)
         if before != now:
             raise UserError(f"{path} was trained with --{name} {before}, not {now}: resume with the same")
     if checkpoint.config.data != config.data:
@@ -84,7 +115,8 @@ def _read_saved(
             "resume with the data of before, or train anew without --resume"
         )
     checkpoint.load_into(parts)
-    return {name: checkpoint.parts.get(name) for name in ("optimizer", "state")}
+    saved = {name: checkpoint.parts.get(name) for name in ("optimizer", "state")}
+    return {**saved, "valid": checkpoint.config.valid}
 
 
 def _read_progress(state: Any, process: Process) -> Progress:
@@ -116,6 +148,21 @@ def _read_progress(state: Any, process: Process) -> Progress:
     set_random_state(random, process.device)
     losses = {name: copy_finite(value, (), process.device) for name, value in losses.items()}
     return Progress(epoch, step, losses)
+
+
+def _read_raw(raw: Any, optimizer: torch.optim.Adam) -> list[Tensor] | None:
+    """Read the values of the optimizer's parameters.
+
+    Raises:
+        ValueError: these are others.
+    """
+    if raw is None:
+        return None
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(raw, list) or len(raw) != len(parameters):
+        raise ValueError("its parameters are not those that are trained")
+    pairs = zip(raw, parameters, strict=True)
+    return [copy_finite(value, parameter.shape, parameter.device) for value, parameter in pairs]
 
 
 def load_moments(optimizer: torch.optim.Adam, saved: Any) -> None:

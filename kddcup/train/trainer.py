@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from kddcup.data.loader import TrainLoader
 from kddcup.io.errors import Terminated, UserError
 from kddcup.nn.ranker import Ranker
 from kddcup.stages import Stage
-from kddcup.train.checkpoint import RunConfig, write_checkpoint
+from kddcup.train.average import WeightAverage, copy_values
+from kddcup.train.checkpoint import RunConfig, find_best, write_checkpoint
 from kddcup.train.folder import STEP, checkpoint_path, point_to
 from kddcup.train.guard import FinitenessGuard
 from kddcup.train.log import (
@@ -38,11 +39,13 @@ from kddcup.train.log import (
 )
 from kddcup.train.precision import tf32
 from kddcup.train.processes import Process
-from kddcup.train.resumption import Progress, get_random_state, resume
+from kddcup.train.resumption import Progress, Resumed, get_random_state, resume
 
 MAY_DIFFER = ("data_dir", "checkpoints_dir", "encoder", "devices", "workers", "log_json")
 """Settings that ranks need not share: hosts have folders of their own."""
 GO_ON = "go on with --resume"
+LONG_SECONDS = 60.0
+"""An epoch of longer steps is saved before it is scored too."""
 
 
 class Trainer:
@@ -62,6 +65,8 @@ class Trainer:
         rate_factor: what the groups' rates are multiplied by in an epoch, counted from 0.
         settings: of the run.
         config: what the checkpoints say of the run.
+        keep_start: whether epoch 0 has no steps, so that its checkpoint is what the training starts from,
+            scored like those of the epochs after it.
 
     Raises:
         UserError: the ranks have different data or settings, or the run cannot be resumed.
@@ -77,6 +82,7 @@ class Trainer:
         rate_factor: Callable[[int], float],
         settings: TrainSettings,
         config: RunConfig,
+        keep_start: bool = False,
     ) -> None:
         self._process, self._settings, self._config = process, settings, config
         self._check_ranks_agree()
@@ -91,9 +97,16 @@ class Trainer:
             self._log = RunLog(Path(settings.checkpoints_dir), settings.log_json)
         # From here on, each rank has dropout of its own.
         torch.manual_seed(settings.seed + process.rank)
-        self._progress = Progress()
+        self._keep_start = keep_start
+        resumed = Resumed()
         if settings.resume or process.restarted:
-            self._progress = resume(process, settings, config, self._parts, optimizer)
+            resumed = resume(process, settings, config, self._parts, optimizer)
+        self._progress = resumed.progress
+        # The main process scores and saves: no other needs averages.
+        averages = settings.average > 0 and process.is_main
+        self._average = WeightAverage(self._trained, settings.average) if averages else None
+        if resumed.raw:
+            copy_values(self._trained, resumed.raw)
         self._steps_left = settings.max_steps or math.inf
         self._steps_per_epoch = 0
         # Gives all ranks the parameters of rank 0.
@@ -112,11 +125,19 @@ class Trainer:
     def epochs(self) -> Iterator[int]:
         """The epochs to train, from the one that is not finished."""
         settings = self._settings
-        last = settings.use_epoch + 1 if settings.stop_at_use_epoch else settings.epochs
+        last = settings.epochs
+        if settings.stop_at_use_epoch and settings.use_epoch != "best":
+            last = settings.use_epoch + 1
         for epoch in range(self._progress.epoch, last):
-            if self._steps_left == 0:
+            if self._steps_left == 0 or self._is_decided():
                 return
             yield epoch
+
+    def _is_decided(self) -> bool:
+        """Whether the best epoch is to be used and found."""
+        settings, valid = self._settings, self._progress.valid
+        wanted = settings.stop_at_use_epoch and settings.use_epoch == "best" and valid
+        return bool(wanted) and len(valid) > find_best(valid) + settings.patience
 
     def batches(self, loader: TrainLoader, epoch: int) -> Iterator[list[Batch]]:
         """An epoch's batches that have not been trained on, as micro-batches; between them the run is saved.
@@ -130,7 +151,7 @@ class Trainer:
             Terminated: a rank was sent SIGTERM; the run has been saved.
         """
         progress, settings = self._progress, self._settings
-        self._steps_per_epoch = count = len(loader)
+        self._steps_per_epoch = count = 0 if self._keep_start and epoch == 0 else len(loader)
         if progress.step > count:
             raise UserError(
                 f"the newest checkpoint of {settings.checkpoints_dir} is at step {progress.step} of an epoch "
@@ -148,7 +169,7 @@ class Trainer:
         pace = Pace()
         hidden = None if self._process.is_main else True
         with tqdm(desc=f"epoch {epoch}", total=count, initial=progress.step, disable=hidden) as bar:
-            for batch in loader.epoch(epoch, self._process.device, progress.step):
+            for batch in loader.epoch(epoch, self._process.device, progress.step) if count else ():
                 throughput.waited += time.monotonic() - asked
                 yield batch
                 progress.step += 1
@@ -242,6 +263,8 @@ class Trainer:
             process.termination.requested,
         )
         self.optimizer.step()
+        if self._average:
+            self._average.update()
         for name, loss in summed.items():
             progress.losses[name] = progress.losses.get(name, 0) + loss
         self._recent.add({**summed, "gradient norm": norm})
@@ -250,7 +273,7 @@ class Trainer:
     def finish(
         self, epoch: int, score: Callable[[], float], describe: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """Write the epoch's checkpoint, score valid, log; ranks leave together.
+        """Score valid, write the epoch's checkpoint, log; ranks leave together.
 
         Args:
             epoch: the one that ended; or that ``max_steps`` ended, whose checkpoint is as far as it came.
@@ -261,34 +284,50 @@ class Trainer:
             Terminated: a rank was sent SIGTERM.
         """
         process, progress, throughput = self._process, self._progress, self._throughput
-        sums = torch.stack([loss.double() for loss in progress.losses.values()])
-        sums = torch.cat([sums / progress.step, sums.new_tensor([throughput.rows])])
+        rows = torch.tensor(throughput.rows, dtype=torch.float64, device=process.device)
+        sums = torch.stack([*(loss.double() / progress.step for loss in progress.losses.values()), rows])
         if process.ranks > 1:
             distributed.all_reduce(sums)
         *means, throughput.rows = sums.tolist()
         names = list(progress.losses)
+        if process.any(throughput.seconds > LONG_SECONDS):
+            self._save(STEP)
+        ndcg, texts = 0.0, {}
+        if process.is_main:
+            self.model.eval()
+            with self._average_applied():
+                ndcg, texts = score(), describe()
+        progress.valid = [*progress.valid[:epoch], process.broadcast(ndcg)]
         if progress.step == self._steps_per_epoch:
-            self._progress = Progress(epoch + 1)
+            self._progress = Progress(epoch + 1, valid=progress.valid)
         path = checkpoint_path(self._settings.checkpoints_dir, epoch)
         self._save(path.name)
         if process.is_main:
             path.with_name(STEP).unlink(missing_ok=True)
-            self.model.eval()
             self._log.end_steps()
             log = EpochLog(
                 epoch=epoch,
                 losses={name: mean / process.ranks for name, mean in zip(names, means, strict=True)},
-                ndcg=score(),
+                ndcg=ndcg,
                 rates=self._name_rates(),
                 gradient_norm=self._norm.take().get("gradient norm"),
                 throughput=throughput,
                 peak_memory=measure_peak_memory(process.device),
                 checkpoint=path,
-                texts=describe(),
+                texts=texts,
             )
             self._log.add_epoch(log)
         if process.any(process.termination.requested):
             raise Terminated(f"terminated after epoch {epoch}: {GO_ON}")
+
+    @contextlib.contextmanager
+    def _average_applied(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Have the averages, if there are any, in the model; gives what they replace, for a checkpoint."""
+        if self._average is None:
+            yield {}
+            return
+        with self._average.applied() as raw:
+            yield {"raw": raw}
 
     def _save(self, name: str) -> None:
         """Write a checkpoint of what is done, and point to it.
@@ -302,7 +341,9 @@ class Trainer:
         ranks = process.gather({"random": get_random_state(process.device), "losses": losses})
         if process.is_main:
             folder = Path(self._settings.checkpoints_dir)
-            state = {"epoch": progress.epoch, "step": progress.step, "ranks": ranks}
+            config = replace(self._config, valid=progress.valid)
             optimizer = self.optimizer.state_dict()
-            write_checkpoint(folder / name, self._parts, self._config, optimizer=optimizer, state=state)
+            with self._average_applied() as raw:
+                state = {"epoch": progress.epoch, "step": progress.step, "ranks": ranks, **raw}
+                write_checkpoint(folder / name, self._parts, config, optimizer=optimizer, state=state)
             point_to(folder, name, process.run)
