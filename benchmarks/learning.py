@@ -41,7 +41,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 RECIPE = "recipe"
 VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "multilabel": {},
+    "multilabel": {
+        "labels of the query": ("--labels", "query"),
+        "features as they are": ("--feature_length", "0"),
+        "Adam": ("--optimizer", "adam", "--weight_decay", "1e-6"),
+        "no region dropped": ("--region_drop", "0"),
+        "no noise": ("--feature_noise", "0"),
+        "last weights": ("--average", "0"),
+    },
     "model1": {},
     "model2": {},
 }
@@ -58,7 +65,8 @@ class LearningSettings:
 
     Args:
         sets: to train on.
-        stages: whose variants are trained; of the others, the recipe alone.
+        stages: to train; the matchers start from the encoder of stage 2's recipe, which has to be there.
+        recipes: train the recipes alone, and no variants.
         seeds: of the training runs.
         jobs: runs at a time, of one thread each.
         work: folder of the sets, the runs' checkpoints and predictions, and of the file of lines, runs.jsonl.
@@ -68,6 +76,7 @@ class LearningSettings:
     sets: list[SET] = field(default_factory=lambda: ["sample", "pictures", "groceries", "catalogue"])
     stages: list[Literal["multilabel", "model1", "model2"]] = field(default_factory=lambda: list(VARIANTS))
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    recipes: bool = False
     jobs: PositiveInt = 2
     work: str = "data/learning"
     show: bool = False
@@ -214,14 +223,15 @@ class Ablation:
             self._runs.add(Key(name, 0, line), (), time.monotonic() - began, ndcg)
 
     def train_seed(self, name: SET, seed: int) -> None:
-        """Train all variants of all stages with a seed, and blend the recipes."""
-        for stage, variants in VARIANTS.items():
+        """Train the stages with a seed, and blend the recipes if those of all stages are there."""
+        for stage in sorted(self._settings.stages, key=list(VARIANTS).index):
             self._train(Key(name, seed, stage), ())
-            if stage in self._settings.stages:
-                for variant, flags in variants.items():
+            if not self._settings.recipes:
+                for variant, flags in VARIANTS[stage].items():
                     self._train(Key(name, seed, stage, variant), flags)
-        for blend, models in BLENDS.items():
-            self._blend(Key(name, seed, blend), models)
+        if all(self._runs.has(Key(name, seed, stage)) for stage in VARIANTS):
+            for blend, models in BLENDS.items():
+                self._blend(Key(name, seed, blend), models)
 
     def _train(self, key: Key, flags: tuple[str, ...]) -> None:
         if self._runs.has(key, flags):
