@@ -1,9 +1,7 @@
 """A column for each word: its score with every product of an index, from above, 2 bytes a product."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -12,49 +10,13 @@ from torch.nn import functional as F
 
 from kddcup.search.index import Index
 from kddcup.search.models import WordModel, WordQuery
+from kddcup.search.threads import Threads
 
 BLOCK_BYTES = 1 << 21
 """The bytes of float32 that a thread works on at a time: its cache holds most of them."""
 ROUNDING, TINY = 2.0**-10 * 1.01, 2.0**-23
 """How far rounding up to float16 takes a number at most: ROUNDING of what it becomes, and TINY."""
 _HALF_UNIT, _SINGLE_UNIT = 2.0**-11, 2.0**-24
-
-
-class Threads:
-    """Threads that share blocks of rows, for when PyTorch is set to one thread.
-
-    PyTorch's own threads wait for each other after every step of a block; these after the last block.
-
-    Args:
-        count: by default one for each core that this process may use.
-    """
-
-    def __init__(self, count: int | None = None) -> None:
-        self.count = count or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self.count)
-
-    def run(self, prepare: Callable[[], Callable[[int, int], None]], rows: int, block: int) -> None:
-        """Work on blocks of at most ``block`` of so many rows.
-
-        Args:
-            prepare: gives a thread what it calls with the start and the stop of each of its blocks.
-            rows: how many.
-            block: at a time.
-        """
-        starts = iter(
-            range(0, rows, block)
-        )  # a step of it is one of the interpreter's, which no thread divides
-
-        def drain() -> None:
-            work = prepare()
-            for start in starts:
-                work(start, min(start + block, rows))
-
-        if rows <= block:
-            drain()
-            return
-        for done in [self._pool.submit(drain) for _ in range(self.count)]:
-            done.result()
 
 
 class Columns:

@@ -1,7 +1,7 @@
 """The models of an index: what each keeps of a product, and how it scores a query against that."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from kddcup.io.ragged import Ragged
 from kddcup.nn.ranker import Ranker, WordRanker
 from kddcup.rank.baseline import LOGISTIC, LogisticRanker, scale
 from kddcup.search.segment import REBUILD
+from kddcup.search.threads import Threads
 from kddcup.text.segmentation import content_words
 from kddcup.text.vocabulary import Vocabulary
 from kddcup.train.checkpoint import SAFETENSORS, Checkpoint
@@ -102,7 +103,7 @@ class IndexedModel(ABC):
         """Encode B images as float16 arrays [B, ..], by their names."""
 
     @abstractmethod
-    def score(self, text: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def score(self, text: str, arrays: Mapping[str, np.ndarray], threads: Threads) -> np.ndarray:
         """Score a query against n products, of which ``arrays`` hold [n, ..] each: [n] float64."""
 
 
@@ -120,7 +121,7 @@ class WordModel(IndexedModel):
     def read(self, text: str) -> WordQuery:
         """Read a query."""
 
-    def score(self, text: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    def score(self, text: str, arrays: Mapping[str, np.ndarray], threads: Threads) -> np.ndarray:
         """Score a query by the sum over its words, 0 where it has none."""
         query, heads = self.read(text), arrays[self.heads]
         if not query.keys:
@@ -152,20 +153,6 @@ class _StageModel(IndexedModel):
         if not tokens:
             return None
         return TokenBatch.from_ragged(Ragged.from_lists([tokens], np.int64), np.array([0])).to(self.device)
-
-    @torch.inference_mode()
-    def score_encoded(self, text: str, images: Tensor) -> np.ndarray:
-        """Score a query against encoded images [n, ..]; equal images get equal scores."""
-        queries = self.read_tokens(text)
-        if queries is None:
-            return np.zeros(len(images))
-        # A product of matrices rounds a row in its own way at each place.
-        rows = images.flatten(1).numpy()
-        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        distinct = images[torch.from_numpy(first)].float().to(self.device)
-        owner = torch.zeros(len(distinct), dtype=torch.int64, device=self.device)
-        scores = self.model.score_candidates(queries, owner, distinct)
-        return scores.double().cpu().numpy()[inverse]
 
 
 class StageWordModel(_StageModel, WordModel):
@@ -241,9 +228,27 @@ class PairModel(_StageModel):
             )
         return {f"{self.name}.images": _to_float16(encoded)}
 
-    def score(self, text: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Score a query against n products."""
-        return self.score_encoded(text, torch.from_numpy(arrays[f"{self.name}.images"]))
+    def score(self, text: str, arrays: Mapping[str, np.ndarray], threads: Threads) -> np.ndarray:
+        """Score a query against n products; equal ones get equal scores."""
+        queries, images = self.read_tokens(text), arrays[f"{self.name}.images"]
+        if queries is None:
+            return np.zeros(len(images))
+        # Each once: a product of matrices rounds a row in its own way at each place.
+        rows = images.reshape(len(images), -1)
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        distinct, scores = images[first], np.empty(len(first))
+
+        def prepare() -> Callable[[int, int], None]:
+            @torch.inference_mode()
+            def work(start: int, stop: int) -> None:
+                encoded = torch.from_numpy(distinct[start:stop]).float().to(self.device)
+                owner = torch.zeros(len(encoded), dtype=torch.int64, device=self.device)
+                scores[start:stop] = self.model.score_candidates(queries, owner, encoded).cpu().numpy()
+
+            return work
+
+        threads.run(prepare, len(distinct), -(-len(distinct) // threads.count))
+        return scores[inverse]
 
 
 class LogisticModel(WordModel):

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kddcup.search.columns import Columns, Threads
+from kddcup.search.columns import Columns
 from kddcup.search.index import Index
 from kddcup.search.models import WordModel, WordQuery
+from kddcup.search.threads import Threads
 
 SAMPLE = 256
 """Products whose weights stand for those of all in the first guess."""
@@ -29,7 +30,7 @@ class Ranked(NamedTuple):
     """The best products of a query, best first; equal scores by number, ascending.
 
     ``rows`` [k] of the index, ``scores`` [k] float64, ``weights`` and ``parts`` [k, T] of each word;
-    ``looked_at`` is how many products' weights were computed.
+    ``looked_at`` is how many products more than columns were read of.
     """
 
     rows: np.ndarray
@@ -57,8 +58,9 @@ class Ranking:
         """Find the best k products of a query of at least one word; fewer where there are not so many."""
         k = min(k, self._index.count)
         columns = self._columns.find(query)  # [T, N]
-        if query.text is None:
-            finalists, looked_at = self._bound_sum(query, columns, k), 0
+        if query.text is None or len(columns) == 1:  # the weight of a word alone is 1
+            finalists = self._bound_sum(query, columns, k)
+            looked_at = len(finalists)
         else:
             finalists, looked_at = self._bound_weighted(query, columns, k)
         return self._score(query, finalists, k, looked_at)
@@ -123,8 +125,6 @@ class Ranking:
         """The weights of the words on rows [n], in float32: [T, n]."""
         text, output = torch.from_numpy(query.text), torch.from_numpy(query.output)
         logits = torch.empty(len(text), len(rows))
-        if len(text) == 1:
-            return torch.ones_like(logits)
         width = text.shape[1]
         # slope · x + (1 − slope) · max(x, 0) is PReLU(x); the first part is a product of its own.
         linear = query.slope * output
@@ -149,8 +149,6 @@ class Ranking:
 
     def _find_weight_error(self, query: WordQuery) -> float:
         """How far a weight of :meth:`_weigh` may be from the exact one, relative to it."""
-        if len(query.keys) == 1:
-            return 0.0
         norm = max(segment.norms[self._model.weighing] for segment in self._index.segments)
         largest = norm + float(np.linalg.norm(query.text, axis=1).max())
         terms = 2 * (query.text.shape[1] + 4) * _UNIT

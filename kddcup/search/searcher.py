@@ -12,12 +12,13 @@ from jsonargparse.typing import NonNegativeInt
 
 from kddcup.io.errors import UserError
 from kddcup.rank.fusion import normalize, weighted_sum
-from kddcup.search.columns import Columns, Threads
+from kddcup.search.columns import Columns
 from kddcup.search.index import Index
 from kddcup.search.models import MAX_WORDS, IndexedModel, QueryWord, WordModel, load_model
 from kddcup.search.ranking import Ranking
 from kddcup.search.settings import IndexSettings
 from kddcup.search.similar import find_similar
+from kddcup.search.threads import Threads
 from kddcup.search.words import KnownWords
 from kddcup.text.segmentation import segment
 
@@ -77,7 +78,7 @@ class Results:
         hits: best first.
         words: of the query, without stop words.
         seconds: that it took, without waiting for others.
-        looked_at: products whose weights were computed.
+        looked_at: products that the words' columns did not rule out, of which more was read.
         first: the model of the first ranking.
         left_out: words beyond the 32nd, which were ignored.
         reason: why there are no hits; empty where there are.
@@ -191,7 +192,7 @@ class Searcher:
             for array in self.index.segments[0].arrays
             if array.startswith(f"{name}.")
         }
-        return model.score(text, arrays)
+        return model.score(text, arrays, self._threads)
 
     def similar(self, product: int, top: int = 20) -> tuple[Hit, ...]:
         """Find the products whose caption heads have the largest cosine with that of a product."""

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from kddcup.search.columns import BLOCK_BYTES, Threads
+from kddcup.search.columns import BLOCK_BYTES
 from kddcup.search.index import Index
+from kddcup.search.threads import Threads
 
 SLACK = 1e-3
 """How far a cosine in float32 may be from the exact one, in any order of sums: 1,024 · 2^-24, and room."""
