@@ -17,6 +17,8 @@ BLOCK_BYTES = 1 << 21
 ROUNDING, TINY = 2.0**-10 * 1.01, 2.0**-23
 """How far rounding up to float16 takes a number at most: ROUNDING of what it becomes, and TINY."""
 _HALF_UNIT, _SINGLE_UNIT = 2.0**-11, 2.0**-24
+_LARGEST = 65504.0
+"""Of float16."""
 
 
 class Columns:
@@ -60,7 +62,9 @@ class Columns:
         """What the exact scores behind columns, as float32 [T, ..], are at least."""
         slack = 2 * self._find_slack(query.vectors)  # [T]
         shape = (-1, *[1] * (columns.dim() - 1))
-        return columns - columns.abs() * ROUNDING - (TINY + torch.from_numpy(slack).float()).view(shape)
+        finite = columns.clamp(max=_LARGEST)
+        lower = finite - finite.abs() * ROUNDING - (TINY + torch.from_numpy(slack).float()).view(shape)
+        return lower.masked_fill(columns <= -_LARGEST, -torch.inf)  # these were below float16
 
     def _keep(self, key: int, column: Tensor) -> None:
         if len(self._kept) >= self._most:
@@ -91,7 +95,7 @@ class Columns:
         if query.text is None:
             best = F.logsigmoid(best)
         best += best.abs() * (1.001 * _HALF_UNIT) + 2 * _SINGLE_UNIT
-        return best.clamp(min=torch.finfo(torch.float16).min).half()
+        return best.clamp(min=-_LARGEST).half()
 
     def _multiply(self, heads: Tensor, vectors: Tensor, best: Tensor) -> None:
         """Write the best products of ``vectors`` [W, E] with ``heads`` [n, H, E] into ``best`` [W, n]."""
