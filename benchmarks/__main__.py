@@ -5,34 +5,44 @@ each counts. Peaks are of memory that is the processes' own, mapped files aside.
 what a training step has to hold at least. Example:
 
     python -m benchmarks --out benchmarks/results.json
+
+With --device, what training and scoring cost on a GPU; see benchmarks/device.py. Example:
+
+    python -m benchmarks --device cuda --out gpu.json
 """
 
 import contextlib
 import datetime
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 from jsonargparse.typing import PositiveInt
 from tqdm import tqdm
 
 from benchmarks import arithmetic, inputs, jobs
-from benchmarks.measure import Job, Run, Side, describe_machine, measure_matrix_rate, time_copy
+from benchmarks.device import NO_GPU, measure
+from benchmarks.measure import (
+    Job,
+    Run,
+    Side,
+    describe_machine,
+    launch_throughput,
+    measure_matrix_rate,
+    time_copy,
+)
 from benchmarks.memory import Memory, compute_memory
 from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.config import ModelConfig
-from kddcup.data.batch import RegionBatch, TokenBatch, scale_boxes
+from kddcup.io.errors import run_script
 from kddcup.io.files import write_json
-from kddcup.io.ragged import Ragged
-from kddcup.table.table import Table
 
 TABLE_ROWS, SCORED_ROWS = 12_000, 600
 SMALL_BATCH = 32
@@ -48,12 +58,19 @@ class BenchSettings:
     """Settings of the benchmarks.
 
     Args:
-        out: where the tables go as JSON.
-        repeats: runs of each side, of which the best counts; fewer once those of the reference have taken 25
-            seconds.
+        device: measure training and scoring on a GPU (cuda), or by the same code on the CPU; by default, what
+            the whole pipeline costs on this machine's CPU.
+        if_available: with --device cuda, end well where there is no GPU.
+        size: with --device; small shows in a minute that all of it runs, and its figures mean nothing.
+        out: a file for the figures as JSON; by default benchmarks/results.json, and none with --device.
+        repeats: without --device: runs of each side, of which the best counts; fewer once those of the
+            reference have taken 25 seconds.
     """
 
-    out: str = "benchmarks/results.json"
+    device: Literal["cuda", "cpu"] | None = None
+    if_available: bool = False
+    size: Literal["full", "small"] = "full"
+    out: str | None = None
     repeats: PositiveInt = 3
 
 
@@ -160,7 +177,7 @@ def compare_all(folder: Path, repeats: int) -> Iterator[Comparison]:
             )
     scored = folder / "valid.tsv"
     inputs.write_table(scored, SCORED_ROWS, config.region_dim)
-    images, queries, words = read_contents(scored)
+    images, queries, words = inputs.read_contents(scored)
     for stage, count_operations in arithmetic.SCORES.items():
         operations = count_operations(config, images, queries, words)
         yield compare(
@@ -178,27 +195,11 @@ def compare_all(folder: Path, repeats: int) -> Iterator[Comparison]:
     )
 
 
-def read_contents(table: Path) -> tuple[RegionBatch, TokenBatch, int]:
-    """Read a table's distinct images and queries, and count the words of the queries of all rows."""
-    images, texts, words, vocabulary = {}, {}, 0, inputs.build_vocabulary()
-    for row in Table(table).rows("count"):
-        images[row.product_id] = (row.features, scale_boxes(row.boxes, row.image_h, row.image_w))
-        texts[row.query_id] = vocabulary.encode(row.query)
-        words += len(texts[row.query_id])
-    tokens = Ragged.from_lists(texts.values(), np.int64)
-    queries = TokenBatch.from_ragged(tokens, np.arange(len(texts)))
-    return RegionBatch.from_images(images.values()), queries, words
-
-
 def measure_processes() -> dict[str, float]:
     """Measure the samples per second of model1's training with one process and with two, and their ratio."""
     rates = []
     for count in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-        done = subprocess.run(
-            [*command, "-m", "benchmarks.throughput"], capture_output=True, text=True, check=True
-        )
-        printed = json.loads(done.stdout.splitlines()[-1])
+        (printed,) = launch_throughput(count, "--batch_size", str(SMALL_BATCH))
         rates.append(printed["rows"] / printed["seconds"])
     return {"one": rates[0], "two": rates[1], "ratio": rates[1] / rates[0]}
 
@@ -270,9 +271,20 @@ def format_tables(
 def main() -> None:
     """Measure, print, write."""
     settings = parse_settings(BenchSettings, __doc__)
+    if settings.if_available and settings.device == "cuda" and not torch.cuda.is_available():
+        print(NO_GPU)
+        return
+    if settings.device:
+        measure(settings.device, settings.size, settings.out)
+    else:
+        measure_pipeline(settings.out or "benchmarks/results.json", settings.repeats)
+
+
+def measure_pipeline(out: str, repeats: int) -> None:
+    """Measure all that is measured on a CPU."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        comparisons = list(compare_all(Path(folder), settings.repeats))
+        comparisons = list(compare_all(Path(folder), repeats))
         processes = measure_processes()
         growths = list(measure_growth(Path(folder)))
     memories = [compute_memory(stage) for stage in stages.STAGES]
@@ -281,7 +293,7 @@ def main() -> None:
     print(arithmetic.__doc__)
     print(format_tables(comparisons, processes, growths, memories))
     write_json(
-        settings.out,
+        out,
         {
             "machine": machine,
             "date": date,
@@ -295,4 +307,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

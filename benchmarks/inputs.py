@@ -10,6 +10,7 @@ from kddcup.data.batch import Batch, RegionBatch, TokenBatch, scale_boxes
 from kddcup.io.ragged import Ragged
 from kddcup.rank.predictions import Predictions
 from kddcup.table.rows import COLUMNS, encode_base64
+from kddcup.table.table import Table
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 
 MOST_REGIONS = 40
@@ -96,6 +97,18 @@ def write_table(path: Path, rows: int, dim: int, candidates: int = 30, seed: int
                 known.append([str(product), "800", "800", str(count), *map(encode_base64, arrays)])
             listed.add(product)
             file.write("\t".join([*known[product], text, str(query)]) + "\n")
+
+
+def read_contents(table: Path) -> tuple[RegionBatch, TokenBatch, int]:
+    """Read a table's distinct images and queries, and count the words of the queries of all rows."""
+    images, texts, words, vocabulary = {}, {}, 0, build_vocabulary()
+    for row in Table(table).rows("count"):
+        images[row.product_id] = (row.features, scale_boxes(row.boxes, row.image_h, row.image_w))
+        texts[row.query_id] = vocabulary.encode(row.query)
+        words += len(texts[row.query_id])
+    tokens = Ragged.from_lists(texts.values(), np.int64)
+    queries = TokenBatch.from_ragged(tokens, np.arange(len(texts)))
+    return RegionBatch.from_images(images.values()), queries, words
 
 
 def build_vocabulary() -> Vocabulary:

@@ -1,6 +1,8 @@
 """The jobs that are measured, ours and the reference's; each function prepares one, in its own process."""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,12 @@ from kddcup.rank.weights import CandidateScores, search_grid
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from kddcup.train.checkpoint import RunConfig
+from kddcup.train.precision import tf32
 from kddcup.train.processes import Process
 from kddcup.train.trainer import Trainer
 
 CPU = torch.device("cpu")
+PUBLISHED = ModelConfig()
 LOSSES = {
     "multilabel": multilabel.criterion.compute_losses,
     "model1": model1.criterion.compute_losses,
@@ -36,10 +40,11 @@ LOSSES = {
 PLAIN_LOSSES = LOSSES | {"multilabel": reference.compute_multilabel_losses}
 
 
-def build_model(stage: str, config: ModelConfig, plain: bool) -> Ranker:
+def build_model(stage: str, config: ModelConfig, plain: bool, device: torch.device = CPU) -> Ranker:
     """Build a stage's model, frozen as for its training; the same parameters on both sides."""
     torch.manual_seed(0)
-    model = stages.find(stage).build(config)
+    with device:
+        model = stages.find(stage).build(config)
     if plain:
         parameters = model.state_dict()
         with torch.device("meta"):  # which spends no time on random parameters
@@ -50,32 +55,53 @@ def build_model(stage: str, config: ModelConfig, plain: bool) -> Ranker:
     return model
 
 
-def build_trainer(process: Process, stage: str, model: Ranker) -> Trainer:
+def build_settings(stage: str, **others: object) -> TrainSettings:
+    """Build a stage's settings: those of the full size, and others."""
+    return TrainSettings(**{**find_defaults(TrainSettings, stages.find(stage).recipes["full"]), **others})
+
+
+def build_trainer(process: Process, stage: str, model: Ranker, precision: str = "float32") -> Trainer:
     """Build what trains in this project, at the full size's rate."""
-    found = stages.find(stage)
+    found, settings = stages.find(stage), build_settings(stage, precision=precision)
     recipe = found.recipes["full"]
-    settings = TrainSettings(**find_defaults(TrainSettings, recipe))
     optimizer = Adam(list_trainable(model), recipe.rate, weight_decay=recipe.weight_decay, fused=True)
     return Trainer(process, found, model, LOSSES[stage], optimizer, lambda _: 1.0, settings, RunConfig())
 
 
-def train_step(stage: str, rows: int, plain: bool) -> Job:
+@contextlib.contextmanager
+def compute_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Have the block's layers compute in a precision."""
+    with tf32(precision == "tf32"), torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+        yield
+
+
+def train_step(
+    stage: str,
+    rows: int,
+    plain: bool,
+    config: ModelConfig = PUBLISHED,
+    device: torch.device = CPU,
+    precision: str = "float32",
+) -> Job:
     """A training step; its result are the losses before the first, without dropout."""
-    batch = inputs.draw_batch(ModelConfig(), rows, negatives=stages.find(stage).kind == "matcher")
-    model = build_model(stage, ModelConfig(), plain)
+    batch = inputs.draw_batch(config, rows, negatives=stages.find(stage).kind == "matcher").to(device)
+    model = build_model(stage, config, plain, device)
     compute_losses = (PLAIN_LOSSES if plain else LOSSES)[stage]
-    with torch.no_grad():
+    with torch.no_grad(), compute_in(precision, device):
         losses = torch.stack(list(compute_losses(model.eval()(batch), batch).values())).tolist()
     model.train()
     if not plain:
-        trainer = build_trainer(Process(0, 1, CPU), stage, model)
+        trainer = build_trainer(Process(0, 1, device), stage, model, precision)
         return Job(lambda: trainer.step([batch]), lambda: losses)
     recipe = stages.find(stage).recipes["full"]
     optimizer = Adam(list_trainable(model), recipe.rate, weight_decay=recipe.weight_decay)
 
     def work() -> None:
         optimizer.zero_grad()
-        sum(compute_losses(model(batch), batch).values()).backward()
+        with tf32(precision == "tf32"):
+            with torch.autocast(device.type, torch.bfloat16, precision == "bf16"):
+                loss = sum(compute_losses(model(batch), batch).values())
+            loss.backward()
         optimizer.step()
 
     return Job(work, lambda: losses)
@@ -143,18 +169,29 @@ def _draw_batches(store: RegionStore, count: int | None, images: int) -> list[np
     return np.split(order, range(images, len(order), images))[:count]
 
 
-def score(stage: str, table: Path, plain: bool) -> Job:
+def score(
+    stage: str,
+    table: Path,
+    plain: bool,
+    config: ModelConfig = PUBLISHED,
+    device: torch.device = CPU,
+    precision: str = "float32",
+) -> Job:
     """A table's scores, each query's in descending order."""
-    config, vocabulary = ModelConfig(), inputs.build_vocabulary()
-    model, scores = build_model(stage, config, plain).eval(), {}
+    vocabulary, scores = inputs.build_vocabulary(), {}
+    model = build_model(stage, config, plain, device).eval()
 
     def work() -> None:
-        if plain:
-            scores.update(reference.score_table(table, model, vocabulary))
-        else:
-            candidates = encode_candidates(table, model, vocabulary, config.region_dim, CPU)
-            predictions = score_encoded(candidates)
-            scores.update({query: [score for _, score in ranked] for query, ranked in predictions.items()})
+        with compute_in(precision, device):
+            if plain:
+                found = reference.score_table(table, model, vocabulary, device)
+            else:
+                candidates = encode_candidates(table, model, vocabulary, config.region_dim, device)
+                found = {
+                    query: [score for _, score in ranked]
+                    for query, ranked in score_encoded(candidates).items()
+                }
+        scores.update(found)
 
     return Job(work, lambda: [sorted(values, reverse=True) for values in scores.values()])
 

@@ -1,7 +1,10 @@
 """Work in processes of its own: its time, and the peak of the memory that is its own."""
 
+import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +15,9 @@ from typing import Any
 
 import torch
 
+from kddcup.train.precision import tf32
+
+CPU = torch.device("cpu")
 POLL_SECONDS = 0.005
 CHUNK = 1 << 24
 SQUARE, PRODUCTS = 2048, 20
@@ -108,14 +114,23 @@ def _read_own_memory() -> int:
     return total * 1024
 
 
-def measure_matrix_rate() -> float:
-    """Measure the machine's float32 operations per second in products of 2048 × 2048."""
-    square = torch.rand(SQUARE, SQUARE)
-    square @ square
-    start = time.perf_counter()
-    for _ in range(PRODUCTS):
+def measure_matrix_rate(device: torch.device = CPU, precision: str = "float32", side: int = SQUARE) -> float:
+    """Measure a device's operations per second in products of ``side`` × ``side``."""
+    square = torch.rand(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else None)
+    with tf32(precision == "tf32"):
         square @ square
-    return PRODUCTS * 2 * SQUARE**3 / (time.perf_counter() - start)
+        wait_for(device)
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            square @ square
+        wait_for(device)
+        return PRODUCTS * 2 * side**3 / (time.perf_counter() - start)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def time_copy(source: Path, written: int) -> float:
@@ -134,6 +149,19 @@ def time_copy(source: Path, written: int) -> float:
     seconds = time.perf_counter() - start
     copy.unlink()
     return seconds
+
+
+def launch_throughput(processes: int, *flags: str) -> list[dict[str, Any]]:
+    """Run ``benchmarks.throughput`` in so many processes; gives what it prints.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its errors are printed.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*command, "-m", "benchmarks.throughput", *flags], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def describe_machine() -> str:

@@ -37,7 +37,8 @@ def pad(images: RegionBatch) -> tuple[Tensor, Tensor, Tensor]:
     lengths = images.lengths.tolist()
     features = nn.utils.rnn.pad_sequence(images.features.split(lengths), batch_first=True)
     boxes = nn.utils.rnn.pad_sequence(images.boxes.split(lengths), batch_first=True)
-    return features, boxes, torch.arange(features.shape[1]) < images.lengths[:, None]
+    real = torch.arange(features.shape[1]) < images.lengths[:, None]
+    return features, boxes, real.to(features.device)
 
 
 class PaddedEncoder(ImageEncoder):
@@ -218,7 +219,7 @@ def read_images(folder: Path, products: Sequence[int]) -> tuple[Tensor, Tensor, 
 
 @torch.no_grad()
 def score_table(
-    path: Path, model: WordImageModel | SentenceImageModel, vocabulary: Vocabulary
+    path: Path, model: WordImageModel | SentenceImageModel, vocabulary: Vocabulary, device: torch.device
 ) -> dict[str, list[float]]:
     """Score a table in batches of 128 rows, query and image anew for each: by query id, in its order."""
     scores: dict[str, list[float]] = {}
@@ -230,7 +231,8 @@ def score_table(
             nn.utils.rnn.pad_sequence(words, batch_first=True), torch.tensor(list(map(len, words)))
         )
         images = RegionBatch.from_images([(features, boxes) for _, features, boxes in part])
-        for (row, _, _), score in zip(part, model.score_rows(queries, images).tolist(), strict=True):
+        found = model.score_rows(queries.to(device), images.to(device)).tolist()
+        for (row, _, _), score in zip(part, found, strict=True):
             scores.setdefault(row["query_id"], []).append(score)
     return scores
 

@@ -1,6 +1,9 @@
-"""What is fast gives what its plain twin in benchmarks/reference.py gives."""
+"""What is fast gives what its plain twin in benchmarks/reference.py gives; and what is measured of both."""
 
+import json
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,18 +11,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model1.model
-from benchmarks import arithmetic, inputs, jobs, reference
+from benchmarks import arithmetic, device, inputs, jobs, reference
 from benchmarks.__main__ import compare
-from benchmarks.measure import Job
+from benchmarks.measure import Job, launch_throughput
 from benchmarks.memory import count_activations
 from kddcup import stages
 from kddcup.config import ModelConfig
+from kddcup.data.loader import TrainLoader
+from kddcup.data.sampling import NegativeSampler
 from kddcup.data.store import RegionStore
+from kddcup.io.errors import UserError
 from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.rank.weights import CandidateScores, search_grid
 from kddcup.table.ingest import Ingest
 from kddcup.table.table import Table
 from multilabel.criterion import compute_tagging_loss
+from tests.conftest import call_main
 
 CONFIG = ModelConfig(region_dim=16, width=8, vocabulary=600, ff=16, dropout=0.0, start=2, end=3)
 CPU = torch.device("cpu")
@@ -109,7 +116,7 @@ def test_scores_of_a_table(table, stage):
     fast, plain = (model.eval() for model in twins(stage))
     vocabulary = inputs.build_vocabulary()
     predictions = score_encoded(encode_candidates(table, fast, vocabulary, CONFIG.region_dim, CPU))
-    expected = reference.score_table(table, plain, vocabulary)
+    expected = reference.score_table(table, plain, vocabulary, CPU)
     assert list(predictions) == list(expected)
     for query, candidates in predictions.items():
         scores = sorted(expected[query], reverse=True)
@@ -174,3 +181,94 @@ def test_sides_that_differ_are_refused():
 def prepare_other_result() -> Job:
     """A job that comes to something else than any blend."""
     return Job(lambda: None, lambda: [2.0, 2.0])
+
+
+TINY = device.Scope(CONFIG, batch_size=8, side=16, scored_rows=40, products=300, seconds=0.001)
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call_main("benchmarks.__main__", "--device", "cuda", "--if_available").count("\n") == 1
+    with pytest.raises(UserError, match="there is no GPU"):
+        call_main("benchmarks.__main__", "--device", "cuda")
+
+
+@pytest.mark.parametrize("precision", device.PRECISIONS)
+def test_a_line_of_a_step_and_one_of_a_scoring_on_a_device(table, precision):
+    step, score = partial(jobs.train_step, "model1", 8), partial(jobs.score, "model2", table)
+    for work, job in (("step", step), ("scoring", score)):
+        row = device.compare(work, precision, 8, job, CPU, TINY, limit=1e-6)
+        assert row.difference < (0.1 if precision == "bf16" else 1e-5)
+        assert row.limit_share == 1e-6 / row.ours.seconds
+        cells = row.format().strip("| ").split(" | ")
+        assert cells[:2] == [work, precision]
+        assert cells[3] == f"{8 / row.ours.seconds:,.0f}"
+        assert cells[10] == f"{row.reference.seconds / row.ours.seconds:.1f}"
+        assert len(cells) == row.HEADER.count(" | ") + 1
+
+
+def test_a_side_for_which_the_memory_does_not_suffice_leaves_the_other():
+    def prepare(plain: bool, **_: object) -> Job:
+        if plain:
+            raise torch.OutOfMemoryError
+        return Job(lambda: None, lambda: [1.0])
+
+    row = device.compare("step", "bf16", 8, prepare, CPU, TINY, limit=1e-9)
+    assert row.ours
+    assert row.format().count("out of memory") == 1
+    assert row.format().count("|") == row.HEADER.count("|")
+
+
+def test_kernels_are_counted_where_there_are_some(monkeypatch):
+    assert device.count_launches(lambda: torch.ones(3).sum(), CPU) == 0
+    events = [("cudaLaunchKernel", 3), ("cuLaunchKernelEx", 2), ("cudaMemcpyAsync", 9)]
+
+    class Profiler:
+        def __init__(self, activities: list) -> None: ...
+
+        def __enter__(self) -> "Profiler":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def key_averages(self) -> list:
+            return [SimpleNamespace(key=key, count=count) for key, count in events]
+
+    monkeypatch.setattr(device, "profile", Profiler)
+    assert device.count_launches(list, CPU) == 5
+
+
+@pytest.mark.parametrize("stage", list(device.RULES))
+def test_a_made_up_store_is_trained_from(stage, tmp_path):
+    store = device.write_store(tmp_path / "features", 1500, CONFIG.region_dim)
+    assert len(store) == 2000  # pictures come again and again, all of them as often
+    corpus = device.draw_corpus(1500, CONFIG.vocabulary)
+    settings, rule = jobs.build_settings(stage, batch_size=50), device.RULES[stage]
+    sampler = NegativeSampler(corpus, rule, 0) if rule else None
+    loader = TrainLoader(corpus, store, corpus.tokens, settings, 0, 1, sampler)
+    assert len(loader) == 30
+    (batch,) = next(loader.epoch(0, CPU, 29))
+    assert batch.images.features.shape[1] == CONFIG.region_dim
+    assert (batch.negative_images is None) == (rule is None)
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_on_a_cpu_at_a_small_size(tmp_path):
+    out = tmp_path / "figures.json"
+    printed = call_main("benchmarks.__main__", "--device", "cpu", "--size", "small", "--out", out)
+    figures = json.loads(Path(out).read_text())
+    assert [len(figures[name]) for name in ("rows", "waiting", "processes")] == [15, 9, 0]
+    assert {(row["stage"], row["readers"]) for row in figures["waiting"]} == {
+        (stage, readers) for stage in device.RULES for readers in (0, 1, 4)
+    }
+    assert sum(line.startswith("| model1 step, batch 16 | ") for line in printed.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_print_a_line_for_each_stage_and_precision():
+    flags = ("--size", "small", "--stages", "multilabel", "model2", "--precisions", "float32", "bf16")
+    printed = launch_throughput(2, *flags)
+    assert [(line["stage"], line["precision"], line["rows"]) for line in printed] == [
+        (stage, precision, 32) for stage in ("multilabel", "model2") for precision in ("float32", "bf16")
+    ]
+    assert all(line["seconds"] > 0 for line in printed)
