@@ -139,9 +139,9 @@ class Batch:
     queries: TokenBatch
     images: RegionBatch
     products: np.ndarray
-    labels: TokenBatch | None = None
     negative_queries: TokenBatch | None = None
     negative_images: RegionBatch | None = None
+    labels: TokenBatch | None = None
 
     def __len__(self) -> int:
         """B."""
