@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from kddcup.io.errors import UserError
 from kddcup.train.checkpoint import RunConfig
@@ -30,11 +31,17 @@ from tests import small
 from tests.conftest import call_main, run_script
 
 LINE = (
-    r"epoch {epoch}: matching \d+\.\d{{4}}  valid NDCG@5 0\.\d{{4}}  rate item \S+, score \S+  "
+    r"epoch {epoch}: matching \d+\.\d{{4}}  valid NDCG@5 0\.\d{{4}}  rate item\+score \S+, score \S+  "
     r"gradient norm \S+  "
     r"\d+ s, [\d,]+ samples/s, \d+\.\d% waiting for data  "
     r"peak memory \d+\.\d\d GB  \S+/model-epoch{epoch}\.pth"
 )
+
+
+@pytest.fixture(autouse=True)
+def files_in_order(monkeypatch):
+    """TensorBoard's files are read by name, in which 10 comes before 9 where both are of the same second."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def log(epoch: int, folder: Path, **others: object) -> EpochLog:
