@@ -10,14 +10,14 @@ export HF_HUB_OFFLINE = 1
 # Makes the embedded sample and runs the five stages on it.
 sample: $(INSTALLED)
 	$(BIN)/python -m kddcup.sample --out data/sample
-	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/sample
+	SIZE=small TOKENIZER=lexicon bash main.sh data/sample
 
 # Draws a catalogue of products and goes from its pictures through the five stages to the page.
 catalogue: $(INSTALLED)
 	$(BIN)/python -m kddcup.catalogue --out data/catalogue
 	$(BIN)/python -m kddcup.extract --images data/catalogue/pictures --pairs data/catalogue/pairs.csv \
 	    --out data/catalogue
-	SIZE=small TOKENIZER=lexicon NPROC=1 bash main.sh data/catalogue
+	SIZE=small TOKENIZER=lexicon bash main.sh data/catalogue
 
 # Each process of the tests has one core.
 TESTS := $(BIN)/python -m pytest -n logical --dist worksteal

@@ -20,9 +20,8 @@ import numpy as np
 
 from kddcup import stages
 from kddcup.cli import parse_settings
-from kddcup.data.corpus import read_size
+from kddcup.data.corpus import find_size
 from kddcup.io.errors import UserError, run_script
-from kddcup.io.folders import MARKER
 from kddcup.rank.blend import Blend, BlendedModel, Figures, Search
 from kddcup.rank.fusion import Normalization, normalize
 from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
@@ -80,11 +79,6 @@ class Source(NamedTuple):
     valid: Path
     test: Path
     made_by: str
-
-
-def find_size(data_dir: Path) -> str:
-    """Find the size that stage 1 was given; full where it has not run, as for predictions of other origin."""
-    return read_size(data_dir) if (data_dir / "info" / MARKER).is_file() else "full"
 
 
 def find_sources(settings: EnsembleSettings, size: str) -> list[Source]:

@@ -8,10 +8,16 @@
 # processes), SPLIT (testA or testB), SEED, PYTHON. A folder other than data gets sub-folders of its own name.
 set -euo pipefail
 
-size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} nproc=${NPROC:-2} split=${SPLIT:-testB} seed=${SEED:-2020}
+size=${SIZE:-full} tokenizer=${TOKENIZER:-bert-large-uncased} split=${SPLIT:-testB} seed=${SEED:-2020}
 case $size in full | small) ;; *) echo "error: SIZE is full or small, not $size" >&2 && exit 1 ;; esac
 case $split in testA | testB) ;; *) echo "error: SPLIT is testA or testB, not $split" >&2 && exit 1 ;; esac
-case $nproc in '' | 0* | *[!0-9]*) echo "error: NPROC is a number of processes, not $nproc" >&2 && exit 1 ;; esac
+# As published two; at the small size a process for each GPU, or else each core, and no more than two.
+devices=2
+if [ "$size" = small ]; then
+    devices=$(nvidia-smi --list-gpus 2>/dev/null | grep -c GPU) || devices=$(OMP_NUM_THREADS= nproc)
+fi
+processes=${NPROC:-$((devices < 2 ? devices : 2))}
+case $processes in '' | 0* | *[!0-9]*) echo "error: NPROC is a number of processes, not $processes" >&2 && exit 1 ;; esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ ! -d "${1:-$root/data}" ]; then
     echo "error: ${1:-data} is no folder of tables; 'python -m kddcup.sample --out data/sample' makes a small one" >&2
@@ -43,7 +49,7 @@ enter() {
 }
 # Train a stage, in the folder of which this is called.
 train() {
-    if [ "$nproc" = 1 ]; then
+    if [ "$processes" = 1 ]; then
         run "$python" -u train.py "$@"
         return
     fi
@@ -51,8 +57,8 @@ train() {
     # Two runs on one machine have two ports.
     port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
     reports=$(mktemp)
-    if ! KDDCUP_REPORTS=$reports run "$python" -u -m torch.distributed.launch --nproc_per_node="$nproc" \
-        --master_port="$port" train.py "$@" --devices $(seq 0 $((nproc - 1))); then
+    if ! KDDCUP_REPORTS=$reports run "$python" -u -m torch.distributed.launch --nproc_per_node="$processes" \
+        --master_port="$port" train.py "$@" --devices $(seq 0 $((processes - 1))); then
         # What ended the first process that ended comes last, after all that the launcher says.
         head -n 1 "$reports" >&2
         rm "$reports"
@@ -79,7 +85,7 @@ for file in train/train.tsv valid/valid.tsv valid/valid_answer.json "$split/$spl
 done
 blended=$("$python" -m kddcup.stages "$size" ${MODELS:-})
 run "$python" preprocess.py --data_dir "$data" --size "$size" --tokenizer "$tokenizer" --seed "$seed" \
-    --processes "$nproc" ${user_dict:+--user_dict "$user_dict"}
+    --processes "$processes" ${user_dict:+--user_dict "$user_dict"}
 if [[ $blended = *baseline* ]]; then
     run "$python" -m kddcup.baseline --data_dir "$data" --resources_dir "$resources" --split "$split"
 fi

@@ -67,17 +67,20 @@ class Size:
     Args:
         lexicon_width: E of a lexicon's word vectors; those of a BERT have their own.
         ff: inner width of the encoder's feed-forward layer.
-        fits_batch: whether the batch size is lowered where a table's rows do not fill a batch.
+        fits_batch: whether a batch is that of all processes together, and lowered where a table's rows do
+            not fill it.
+        threads: of a process on a CPU; 0 is PyTorch's number, or the cores shared out among processes.
     """
 
     lexicon_width: int
     ff: int
     fits_batch: bool
+    threads: int
 
 
 SIZES = {
-    "full": Size(lexicon_width=1024, ff=4096, fits_batch=False),
-    "small": Size(lexicon_width=128, ff=512, fits_batch=True),
+    "full": Size(lexicon_width=1024, ff=4096, fits_batch=False, threads=0),
+    "small": Size(lexicon_width=128, ff=512, fits_batch=True, threads=1),
 }
 """``full`` is the published model, ``small`` is for thousands of rows and a CPU."""
 
@@ -135,7 +138,7 @@ class OptimisationSettings:
             ``best``, the one with the highest NDCG@5 on valid.
         patience: with stop_at_use_epoch and ``best``, epochs without a better one after which training ends.
         epoch_steps: an epoch has at least so many steps: a table with fewer is gone through several times.
-        batch_size: rows per process.
+        batch_size: rows per process; at the small size, of all processes together.
         rate: learning rate of epochs 0 and 1; afterwards times gamma each epoch.
         weight_decay: of the optimizer, where the published training has it.
         gamma: decay of the rate per epoch.

@@ -17,7 +17,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 import kddcup.data.loader
 from kddcup import stages
 from kddcup.data.corpus import open_info
-from kddcup.data.loader import TrainLoader
+from kddcup.data.loader import TrainLoader, fit_batch_size
 from kddcup.data.sampling import NegativeRule, NegativeSampler
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
@@ -314,3 +314,20 @@ def test_valid_queries_that_a_model_cannot_read_are_counted_at_the_start_of_a_ru
     flags = ["--data_dir", tmp_path / "data", "--max_steps", 1]
     for stage, count in (("multilabel", 2), ("model1", 1)):  # stage 2 drops the unknown word
         assert f"valid queries without words {count}\n" in train(trained, stage, tmp_path / stage, *flags)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "rows", "ranks", "expected"),
+    [
+        ("small", 32, 1000, 1, 32),
+        ("small", 32, 1000, 2, 16),
+        ("small", 32, 21, 2, 10),
+        ("small", 1, 1000, 2, 1),
+        ("full", 200, 1000, 2, 200),
+        ("full", 200, 21, 2, 200),
+    ],
+)
+def test_processes_share_a_small_models_batch_which_no_table_is_too_small_for(
+    size, batch_size, rows, ranks, expected
+):
+    assert fit_batch_size(batch_size, rows, ranks, size) == expected

@@ -142,6 +142,11 @@ def read_size(data_dir: str | os.PathLike) -> str:
     return size
 
 
+def find_size(data_dir: str | os.PathLike) -> str:
+    """Read the size that stage 1 was given; full where it has not run, since predictions may be of others."""
+    return read_size(data_dir) if (Path(data_dir) / "info" / MARKER).is_file() else "full"
+
+
 def open_info(data_dir: str | os.PathLike) -> Info:
     """Read ``data_dir/info``.
 

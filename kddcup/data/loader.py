@@ -36,15 +36,15 @@ def count_examples(corpus: Corpus, tokens: Ragged, by_product: bool) -> int:
 
 
 def fit_batch_size(batch_size: int, rows: int, ranks: int, size: str) -> int:
-    """Lower a batch size to what a table's rows fill, at a size that allows it.
+    """Find the rows per process: at a size that fits its batches a share of them, and of what a table fills.
 
     Args:
-        batch_size: rows per process, as a recipe has it.
+        batch_size: as the settings have it.
         rows: that an epoch goes through.
         ranks: processes.
         size: of the models.
     """
-    return max(1, min(batch_size, rows // ranks)) if SIZES[size].fits_batch else batch_size
+    return max(1, min(batch_size, rows) // ranks) if SIZES[size].fits_batch else batch_size
 
 
 def check_batch_size(batch_size: int, rows: int, ranks: int, data_dir: str) -> None:

@@ -104,10 +104,10 @@ class TrainingData:
         rows = count_examples(self.corpus, tokens, by_product)
         size = read_size(settings.data_dir)
         batch_size = fit_batch_size(settings.batch_size, rows, process.ranks, size)
-        if batch_size < settings.batch_size:
+        if batch_size * process.ranks < settings.batch_size:
             process.say(
                 f"{settings.data_dir} has {rows} training {'products' if by_product else 'rows'} with words: "
-                f"--batch_size is {batch_size}, not {settings.batch_size}"
+                f"--batch_size is {batch_size * process.ranks}, not {settings.batch_size}"
             )
         return replace(settings, batch_size=batch_size)
 

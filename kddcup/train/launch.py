@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from kddcup.config import TrainSettings
+from kddcup.data.corpus import find_size
 from kddcup.io.atomic import remove_leftovers
 from kddcup.io.folders import lock_folder
-from kddcup.train.processes import Process, Termination, pick_device
+from kddcup.train.processes import Process, Termination, pick_device, set_threads
 from kddcup.train.rendezvous import join
 
 
@@ -33,9 +34,8 @@ def launch(settings: TrainSettings) -> Iterator[Process]:
     torch.manual_seed(settings.seed)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif ranks > 1:
-        # The launcher sets one thread per process, however many cores there are.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))))
+    else:
+        set_threads(find_size(settings.data_dir), int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
     process = Process(rank, ranks, device, Termination(launched=ranks > 1))
     with contextlib.ExitStack() as stack:
         if process.is_main:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from kddcup.config import SIZES
 from kddcup.io.errors import UserError
 from kddcup.train.precision import set_tf32
 
@@ -98,6 +99,22 @@ class Process:
                         f"rank {rank} and rank 0 differ in {name} ({own}, {main}): "
                         "start all processes with the same data and flags"
                     )
+
+
+def set_threads(size: str, processes: int = 1) -> None:
+    """Set the threads of PyTorch in this process, on a CPU.
+
+    At a product of small matrices a second thread mostly waits, which costs more than it gains.
+
+    Args:
+        size: of the models.
+        processes: that share this machine.
+    """
+    if SIZES[size].threads:
+        torch.set_num_threads(SIZES[size].threads)
+    elif processes > 1:
+        # The launcher sets one thread per process, however many cores there are.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def pick_device(devices: list[int], local_rank: int = 0) -> torch.device:

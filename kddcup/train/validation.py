@@ -16,7 +16,7 @@ from kddcup.rank.split import Split
 from kddcup.stages import Stage, predictions_path
 from kddcup.text.vocabulary import Vocabulary
 from kddcup.train.folder import find_checkpoint
-from kddcup.train.processes import pick_device
+from kddcup.train.processes import pick_device, set_threads
 
 RESOURCES_DIR = Path("../external_resources")
 Explain = Callable[[str, Ranker, Candidates, Vocabulary], None]
@@ -50,6 +50,8 @@ class TrainedModel:
         checkpoint = find_checkpoint(stage, settings.checkpoints_dir, settings.epoch)
         checkpoint.check_extractor(settings.data_dir)
         device = pick_device(settings.devices)
+        if device.type == "cpu":
+            set_threads(checkpoint.config.size)
         vocabulary = checkpoint.read_vocabulary(settings.tokenizer)
         model = checkpoint.build(stage).to(device)
         return cls(stage, model, vocabulary, checkpoint.config.model.region_dim, device)
