@@ -179,13 +179,14 @@ class Searcher:
         order = np.argsort(numbers).tolist()
         blended = []
         for name in weights:
-            found = scores[:count] if name == self.first.name else self._score(name, text, best)
+            found = scores[:count] if name == self.first.name else self.score(name, text, best)
             blended.append(normalize({"": [(at, float(found[at])) for at in order]}, self.settings.normalize))
         ranked = weighted_sum(blended, list(weights.values()))[""]
         places = [at for at, _ in ranked] + list(range(count, len(rows)))
         return places, [score for _, score in ranked] + scores[count:].tolist()
 
-    def _score(self, name: str, text: str, rows: np.ndarray) -> np.ndarray:
+    def score(self, name: str, text: str, rows: np.ndarray) -> np.ndarray:
+        """Score rows [n] of the index by one of the models that were loaded: [n] float64."""
         model = self._models[name]
         arrays = {
             array: self.index.take(array, rows)
