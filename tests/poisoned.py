@@ -29,8 +29,10 @@ class Poisoned(nn.Module):
         return (self.weight * next(self.factors)).sum()
 
 
-def trainer(model: Poisoned, settings: TrainSettings, process: Process = small.ALONE) -> Trainer:
-    optimizer = Adam(model.parameters(), lr=0.1, fused=True)
+def trainer(
+    model: Poisoned, settings: TrainSettings, process: Process = small.ALONE, kind: type[Adam] = Adam
+) -> Trainer:
+    optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
     return Trainer(
         process,
         small.MULTILABEL,

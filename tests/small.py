@@ -67,12 +67,15 @@ def trainer(
     process: Process = ALONE,
     config: RunConfig | None = None,
     stage: stages.Stage = MULTILABEL,
+    keep_start: bool = False,
 ) -> Trainer:
     """Trains a model by a stage's losses at the rate 0.1, the same in all epochs."""
     compute_losses = importlib.import_module(f"{stage.name}.criterion").compute_losses
     optimizer = Adam(list_trainable(model), lr=0.1, fused=True)
     config = config or RunConfig()
-    return Trainer(process, stage, model, compute_losses, optimizer, lambda _: 1.0, settings, config)
+    return Trainer(
+        process, stage, model, compute_losses, optimizer, lambda _: 1.0, settings, config, keep_start
+    )
 
 
 def train(trainer: Trainer, batches: Batches, epoch: int = 0) -> None:

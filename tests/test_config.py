@@ -64,6 +64,15 @@ def test_an_epoch_to_use_beyond_the_last_is_refused(epochs, use_epoch):
     assert parse("--epochs", str(use_epoch + 1), "--use_epoch", str(use_epoch)).use_epoch == use_epoch
 
 
+@pytest.mark.parametrize(("value", "expected"), [("best", "best"), ("3", 3)])
+def test_the_epoch_to_use_is_a_number_or_the_best(tmp_path, value, expected):
+    assert parse("--use_epoch", value).use_epoch == expected
+    (tmp_path / "run.yaml").write_text(f"use_epoch: {value}\n")
+    assert parse("--config", str(tmp_path / "run.yaml"), size="full").use_epoch == expected
+    with pytest.raises(UserError, match="--use_epoch worst is not a whole number from 0 or best; see --help"):
+        parse("--use_epoch", "worst")
+
+
 def test_a_yaml_file_stands_between_defaults_and_flags(tmp_path):
     (tmp_path / "run.yaml").write_text("batch_size: 5\nrate: 0.5\nstop_at_use_epoch: true\ndevices: [1, 0]\n")
     settings = parse("--config", str(tmp_path / "run.yaml"), "--rate", "0.25")

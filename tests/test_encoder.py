@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
 from kddcup.config import ModelConfig
-from kddcup.nn.encoder import ImageEncoder
+from kddcup.data.batch import RegionBatch
+from kddcup.nn.encoder import ImageEncoder, scale_features
 from tests import small
 
 
@@ -31,6 +34,22 @@ def test_a_batch_of_ragged_images_is_what_each_image_gives_alone():
     expected = torch.stack([one_image(model, *parts) for parts in regions])
     assert found.shape == (5, 5, 8)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_features_become_their_signed_roots_of_one_length():
+    features = torch.tensor([[9.0, -16.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.25, 0.0, 0.0, 0.0]])
+    found = scale_features(features, 10.0)
+    torch.testing.assert_close(found, torch.tensor([[6.0, -8.0, 0, 0], [0, 0, 0, 0], [10, 0, 0, 0]]))
+    assert scale_features(features, 0.0) is features
+
+
+def test_an_encoder_scales_features_where_its_config_says_so():
+    plain, scaling = encoder(), ImageEncoder(replace(small.CONFIG, feature_length=5.0)).eval()
+    scaling.load_state_dict(plain.state_dict())
+    images = small.images(3, 2)
+    scaled = RegionBatch(scale_features(images.features, 5.0), images.boxes, images.lengths)
+    assert torch.equal(scaling(images), plain(scaled))
+    assert not torch.allclose(scaling(images), plain(images))
 
 
 def test_the_first_heads_alone_are_the_first_of_all_heads():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.optim import Adam, AdamW
 
 from kddcup.io.errors import UserError
 from kddcup.train.guard import FinitenessGuard
@@ -14,8 +15,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_the_step_after_names_a_step_that_was_not_finite_and_nothing_has_changed(tmp_path, wrong):
-    run = trainer(Poisoned([1.0, wrong, 1.0]), small.settings("--checkpoints_dir", str(tmp_path)))
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_the_step_after_names_a_step_that_was_not_finite_and_nothing_has_changed(tmp_path, wrong, kind):
+    settings = small.settings("--checkpoints_dir", str(tmp_path))
+    run = trainer(Poisoned([1.0, wrong, 1.0]), settings, kind=kind)
     steps = run.batches(small.Batches([batch(1), batch(7, 5, 7), batch(2)]), 0)
     run.step(next(steps))
     before = run.model.weight.clone()

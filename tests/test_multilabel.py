@@ -47,6 +47,17 @@ def test_the_tagging_loss_is_that_over_the_whole_vocabulary(monkeypatch, negativ
     assert found.item() == pytest.approx(brute_force(logits, lists, negatives), rel=1e-5)
 
 
+def test_an_image_is_tagged_by_its_labels_where_the_batch_has_them(model):
+    images, queries, labels = small.images(2, 3), small.queries([4], [6]), small.queries([4, 9], [6, 7, 8])
+    tags = model(Batch(queries, images, np.arange(2))).tags
+    by_query = small.losses("multilabel", model, Batch(queries, images, np.arange(2)))
+    by_product = small.losses("multilabel", model, Batch(queries, images, np.arange(2), labels=labels))
+    assert by_product["captioning"] == by_query["captioning"]
+    for losses, words in ((by_query, queries), (by_product, labels)):
+        assert losses["tagging"] == multilabel.criterion.compute_tagging_loss(tags, words.ids)
+    assert by_query["tagging"] != by_product["tagging"]
+
+
 def test_gradients_are_finite_where_there_are_fewer_than_1000_other_words():
     logits = torch.randn(2, 20, requires_grad=True)
     multilabel.criterion.compute_tagging_loss(logits, small.queries([4, 5, 6], [7]).ids).backward()

@@ -33,6 +33,11 @@ def test_lists_come_back_as_they_were_packed(lists):
     assert (ragged.values.dtype, ragged.offsets.dtype) == (np.int32, np.int64)
 
 
+def test_the_distinct_values_of_each_key_are_collected_in_ascending_order():
+    found = Ragged.collect(np.array([2, 0, 2, 2, 0]), np.array([7, 5, 3, 7, 5]), 4)
+    assert unpacked(found) == [[5], [], [3, 7], []]
+
+
 def test_many_numbers_are_packed_in_chunks_without_loss():
     ragged = Ragged.from_lists((range(i, i + 400_000) for i in range(6)), np.int64)
     assert [(one[0], one[-1], len(one)) for one in (ragged[i] for i in range(6))] == [

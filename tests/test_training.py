@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, reduction, resource_sharer
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from kddcup.data.loader import TrainLoader, fit_batch_size
 from kddcup.data.sampling import NegativeRule, NegativeSampler
 from kddcup.data.store import RegionStore
 from kddcup.io.errors import UserError
+from kddcup.io.ragged import Ragged
 from kddcup.train.data import TrainingData
 from tests import small
 from tests.conftest import call_main, run_script
@@ -29,11 +31,13 @@ CPU = torch.device("cpu")
 RULE = NegativeRule(shared_group=True, from_all_share=0.0)
 
 
-def loader(trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True) -> TrainLoader:
+def loader(
+    trained, *flags: str, rank: int = 0, ranks: int = 1, negatives: bool = True, **options: object
+) -> TrainLoader:
     corpus, settings = open_info(trained / "data").corpus, small.settings("--epoch_steps", "0", *flags)
     sampler = NegativeSampler(corpus, RULE, settings.seed) if negatives else None
     store = RegionStore(trained / "data" / "features")
-    return TrainLoader(corpus, store, corpus.tokens, settings, rank, ranks, sampler)
+    return TrainLoader(corpus, store, corpus.tokens, settings, rank, ranks, sampler, **options)
 
 
 def train(trained, stage: str, out, *flags: object) -> str:
@@ -80,6 +84,67 @@ def test_every_epoch_has_an_order_of_its_own_and_a_seed_repeats_it(trained):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, loader(trained, "--seed", "1").rows(0))
+
+
+def test_an_epoch_by_product_takes_each_product_once_with_one_of_its_queries(trained):
+    corpus = open_info(trained / "data").corpus
+    products = np.unique(corpus.row_product)
+    asked = {product: set(corpus.row_query[corpus.row_product == product].tolist()) for product in products}
+    assert max(map(len, asked.values())) > 1
+    flags = {"negatives": False, "by_product": True}
+    batches = loader(trained, "--batch_size", "1", **flags)
+    first, second = batches.rows(0).ravel(), batches.rows(1).ravel()
+    for rows in (first, second):
+        assert np.sort(corpus.row_product[rows]).tolist() == products.tolist()
+    assert set(first) != set(second)
+    assert len(set(first) | set(second)) > len(products)
+    # One rank of two takes every other share.
+    halves = [loader(trained, "--batch_size", "4", rank=rank, ranks=2, **flags).rows(1) for rank in (0, 1)]
+    whole = loader(trained, "--batch_size", "8", **flags).rows(1)
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+
+
+def test_labels_by_product_are_the_words_of_all_its_queries_and_the_caption_is_the_rows(trained):
+    corpus = open_info(trained / "data").corpus
+    batches = loader(trained, negatives=False, by_product=True)
+    rows = np.bincount(corpus.row_product - corpus.row_product.min()).argmax() + corpus.row_product.min()
+    rows = np.flatnonzero(corpus.row_product == rows)[:2]
+    (batch,) = batches.batch(rows, 0)
+    for place, row in enumerate(rows):
+        queries = corpus.row_query[corpus.row_product == corpus.row_product[row]]
+        assert len(set(queries)) > 1
+        words = {int(word) for query in queries for word in corpus.tokens[query]}
+        labels = batch.labels.ids[place].tolist()
+        assert labels[: batch.labels.lengths[place]] == sorted(words)
+        caption = batch.queries.ids[place, : batch.queries.lengths[place]].tolist()
+        assert caption == corpus.tokens[corpus.row_query[row]].tolist()
+
+
+def test_a_table_of_few_batches_is_swept_several_times_in_an_epoch(trained):
+    once = loader(trained, "--batch_size", "64")
+    assert 5 < len(once) < 20
+    often = loader(trained, "--batch_size", "64", "--epoch_steps", str(2 * len(once) + 1))
+    assert len(often) == len(often.rows(0)) == 3 * len(once)
+    np.testing.assert_array_equal(often.rows(1), np.concatenate([once.rows(sweep) for sweep in (3, 4, 5)]))
+    # The negatives of a row are those of its sweep, wherever the epoch is begun.
+    step = len(once) + 2
+    ((resumed,), *_), (expected,) = often.epoch(1, CPU, step), once.batch(often.rows(1)[step], 4)
+    assert torch.equal(resumed.negative_queries.ids, expected.negative_queries.ids)
+    assert np.array_equal(resumed.products, expected.products)
+    assert len(loader(trained, "--batch_size", "64", "--epoch_steps", str(len(once)))) == len(once)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(2, 50), (300, 54), (4_000, 125), (30_000, 937)])
+def test_epochs_follow_the_table(rows, steps):
+    recipe = small.MULTILABEL.recipes["small"]
+    corpus = mock.Mock(row_query=np.arange(rows), row_product=np.arange(rows))
+    store = mock.MagicMock(positions=lambda products: products, __len__=lambda self: rows)
+    tokens = Ragged(np.ones(rows, np.int32), np.arange(rows + 1))
+    batch_size = fit_batch_size(recipe.batch_size, rows, 1, "small")
+    settings = small.settings("--batch_size", str(batch_size), "--epoch_steps", str(recipe.epoch_steps))
+    assert len(TrainLoader(corpus, store, tokens, settings, 0, 1)) == steps
+    assert recipe.use_epoch == "best"
+    assert recipe.patience < recipe.epochs
 
 
 def test_a_query_occurs_once_in_a_batch_with_negatives_and_as_often_as_drawn_without(trained):
@@ -209,6 +274,13 @@ def test_rates_and_weight_decay_of_a_stages_groups(decayed, stage, rates, decays
     printed, checkpoints = decayed[stage]
     assert re.findall(r"  rate (.*?)  ", printed) == rates
     assert [group["weight_decay"] for group in checkpoints[0]["optimizer"]["param_groups"]] == decays
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_weight_decay_is_part_of_the_gradient_or_shrinks_the_weights(trained, tmp_path, name):
+    train(trained, "multilabel", tmp_path, "--optimizer", name, "--weight_decay", 0.5, "--max_steps", 1)
+    (group,) = read_checkpoint(tmp_path)["optimizer"]["param_groups"]
+    assert (group["weight_decay"], group["decoupled_weight_decay"]) == (0.5, name == "adamw")
 
 
 @pytest.mark.parametrize("stage", ["multilabel", "model1", "model2"])
