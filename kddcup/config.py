@@ -119,13 +119,21 @@ class MatcherRecipe(Recipe):
     encoder_rate: float
     weight_decay: float = 1e-6
     gamma: float = 0.95
+    positives: Literal["listed", "worded"] = "listed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model1Recipe(MatcherRecipe):
+    """How model1 is trained at a size."""
+
+    mean_epochs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model2Recipe(MatcherRecipe):
     """How model2 is trained at a size."""
 
-    start: str = "encoder"
+    start: Literal["encoder", "captioner"] = "encoder"
 
 
 @dataclass
@@ -227,9 +235,12 @@ class MatcherSettings(TrainSettings):
     Args:
         encoder_rate: learning rate of the image encoder's dense and dense_summary.
         encoder: the image encoder that stage 2 exported; its config gives the size.
+        positives: the products that are no negatives of a query: those listed under it, or also those whose
+            queries have all words of it.
     """
 
     encoder_rate: PositiveFloat = 5e-6
+    positives: Literal["listed", "worded"] = "listed"
     encoder: str = "../user_data/image_encoder_large.pth"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kddcup.config import MatcherRecipe, Model2Recipe, ModelConfig, PretrainRecipe, Recipe
+from kddcup.config import Model1Recipe, Model2Recipe, ModelConfig, PretrainRecipe, Recipe
 from kddcup.io.errors import UserError, run_script
 
 if TYPE_CHECKING:
@@ -81,8 +81,16 @@ STAGES = (
         model="model1.model:WordImageModel",
         parts=("query", "item", "score"),
         recipes={
-            "full": MatcherRecipe(batch_size=130, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=5),
-            "small": MatcherRecipe(batch_size=32, rate=3e-4, encoder_rate=3e-5, epochs=10, use_epoch=3),
+            "full": Model1Recipe(batch_size=130, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=5),
+            "small": Model1Recipe(
+                batch_size=32,
+                rate=3e-4,
+                encoder_rate=3e-5,
+                epochs=10,
+                use_epoch=3,
+                positives="worded",
+                mean_epochs=1,
+            ),
         },
         published_epoch=5,
         explains=True,
@@ -95,7 +103,13 @@ STAGES = (
         recipes={
             "full": Model2Recipe(batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2),
             "small": Model2Recipe(
-                batch_size=32, rate=1e-3, encoder_rate=1e-4, epochs=10, use_epoch=7, start="captioner"
+                batch_size=32,
+                rate=1e-3,
+                encoder_rate=1e-4,
+                epochs=10,
+                use_epoch=7,
+                positives="worded",
+                start="captioner",
             ),
         },
         published_epoch=2,

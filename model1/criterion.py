@@ -10,9 +10,15 @@ from model1.model import Scores
 MARGIN = 0.9
 
 
-def compute_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
-    """The four losses of a batch, whose sum is minimised; each is a mean over its B pairs."""
-    per_query, per_image = compute_contrastive_losses(scores.cross)
+def compute_losses(scores: Scores, batch: Batch, mean: bool = False) -> dict[str, Tensor]:
+    """The four losses of a batch, whose sum is minimised; each is a mean over its B pairs.
+
+    Args:
+        scores: of the batch.
+        batch: may say which of its queries and images match.
+        mean: as in :func:`compute_contrastive_losses`.
+    """
+    per_query, per_image = compute_contrastive_losses(scores.cross, batch.matches, mean)
     return {
         "negative_image": compute_ranking_loss(scores.pair, scores.negative_image),
         "negative_query": compute_ranking_loss(scores.pair, scores.negative_query),
@@ -26,17 +32,27 @@ def compute_ranking_loss(pair: Tensor, negative: Tensor) -> Tensor:
     return F.relu(MARGIN - pair + negative).mean()
 
 
-def compute_contrastive_losses(cross: Tensor) -> tuple[Tensor, Tensor]:
+def compute_contrastive_losses(
+    cross: Tensor, matches: Tensor | None = None, mean: bool = False
+) -> tuple[Tensor, Tensor]:
     """Max-violation contrastive loss (Faghri et al., 2018, "VSE++"), margin 0.9.
 
     Args:
         cross: [B, B] scores of each query with each image; the pairs are on the diagonal.
+        matches: [B, B] true where an image is no negative of a query, though it is another pair's.
+        mean: take the mean over all negatives instead of the hardest, as in the first epoch of
+            Chen et al., 2021, "Learning the Best Pooling Strategy for Visual Semantic Embedding".
 
     Returns:
-        per query and per image: how far the hardest other in the batch comes within the margin, batch means.
+        per query and per image: how far its negatives in the batch come within the margin, batch means.
     """
     pair = cross.diagonal()
     per_query, per_image = F.relu(MARGIN - pair[:, None] + cross), F.relu(MARGIN - pair + cross)  # [B, B]
-    own = torch.eye(len(cross), dtype=torch.bool, device=cross.device)
-    per_query, per_image = per_query.masked_fill(own, 0), per_image.masked_fill(own, 0)
+    positive = torch.eye(len(cross), dtype=torch.bool, device=cross.device)
+    if matches is not None:
+        positive |= matches
+    per_query, per_image = per_query.masked_fill(positive, 0), per_image.masked_fill(positive, 0)
+    if mean:
+        per_row, per_column = ((~positive).sum(axis).clamp(min=1) for axis in (1, 0))
+        return (per_query.sum(1) / per_row).mean(), (per_image.sum(0) / per_column).mean()
     return per_query.amax(1).mean(), per_image.amax(0).mean()

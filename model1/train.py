@@ -8,13 +8,18 @@ no --accumulate here as in stages 2 and 4. Examples, in this folder:
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1
 """
 
+from dataclasses import dataclass
+
+from jsonargparse.typing import NonNegativeInt
+from torch import Tensor
 from torch.optim import Adam
 
 from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.config import MatcherSettings
+from kddcup.data.batch import Batch
 from kddcup.data.loader import TrainLoader
-from kddcup.data.sampling import NegativeRule, NegativeSampler
+from kddcup.data.sampling import Matches, NegativeRule, NegativeSampler
 from kddcup.io.errors import run_script
 from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import ExportedEncoder
@@ -23,21 +28,34 @@ from kddcup.train.launch import launch
 from kddcup.train.log import format_header
 from kddcup.train.trainer import Trainer
 from model1.criterion import compute_losses
+from model1.model import Scores
 
 STAGE = stages.find("model1")
 NEGATIVES = NegativeRule(shared_group=True, from_all_share=0.0)
 
 
+@dataclass
+class Model1Settings(MatcherSettings):
+    """Stage 3.
+
+    Args:
+        mean_epochs: first epochs in which all of a batch count as negatives and not the hardest alone.
+    """
+
+    mean_epochs: NonNegativeInt = 0
+
+
 def main() -> None:
     """Train."""
     settings = parse_settings(
-        MatcherSettings, __doc__, STAGE.recipes, lambda given: ExportedEncoder.read(given.encoder).config.size
+        Model1Settings, __doc__, STAGE.recipes, lambda given: ExportedEncoder.read(given.encoder).config.size
     )
     with launch(settings) as process:
         # Data: rows of the table, each with a negative query and a negative image.
         data = TrainingData.open(settings.data_dir)
         settings = data.fit_batch(settings, data.corpus.tokens, process)
-        sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed)
+        matches = Matches(data.corpus) if settings.positives == "worded" else None
+        sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed, matches)
         loader = TrainLoader(
             data.corpus, data.store, data.corpus.tokens, settings, process.rank, process.ranks, sampler
         )
@@ -67,7 +85,12 @@ def main() -> None:
         def rate_factor(epoch: int) -> float:
             return settings.gamma ** max(0, epoch - 1)
 
-        trainer = Trainer(process, STAGE, model, compute_losses, optimizer, rate_factor, settings, config)
+        def compute_epoch_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
+            return compute_losses(scores, batch, mean=epoch < settings.mean_epochs)
+
+        trainer = Trainer(
+            process, STAGE, model, compute_epoch_losses, optimizer, rate_factor, settings, config
+        )
         for epoch in trainer.epochs():
             for batch in trainer.batches(loader, epoch):
                 trainer.step(batch)

@@ -17,7 +17,7 @@ from kddcup import stages
 from kddcup.cli import parse_settings
 from kddcup.config import MatcherSettings
 from kddcup.data.loader import TrainLoader
-from kddcup.data.sampling import NegativeRule, NegativeSampler
+from kddcup.data.sampling import Matches, NegativeRule, NegativeSampler
 from kddcup.io.errors import run_script
 from kddcup.nn.words import list_trainable
 from kddcup.train.checkpoint import ExportedEncoder
@@ -58,7 +58,8 @@ def main() -> None:
         # The captioner does not read the unknown word.
         corpus = data.corpus.drop(data.vocabulary.unknown) if captions else data.corpus
         settings = data.fit_batch(settings, corpus.tokens, process)
-        sampler = NegativeSampler(corpus, NEGATIVES, settings.seed)
+        matches = Matches(corpus) if settings.positives == "worded" else None
+        sampler = NegativeSampler(corpus, NEGATIVES, settings.seed, matches)
         loader = TrainLoader(
             corpus,
             data.store,

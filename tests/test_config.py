@@ -42,8 +42,8 @@ STAGE_OFF = {
         "feature_noise": 0.0,
         "region_drop": 0.0,
     },
-    "model1": {"encoder_rate": 5e-6},
-    "model2": {"encoder_rate": 5e-6, "start": "encoder"},
+    "model1": {"encoder_rate": 5e-6, "positives": "listed", "mean_epochs": 0},
+    "model2": {"encoder_rate": 5e-6, "positives": "listed", "start": "encoder"},
 }
 
 

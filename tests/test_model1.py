@@ -68,6 +68,41 @@ def test_contrastive_losses_are_those_of_a_loop():
     assert found[1].item() == pytest.approx(float(sum(per_image)) / 6, abs=1e-6)
 
 
+CROSS = torch.tensor([[1.0, 0.4, 0.8], [0.3, 0.9, 0.0], [0.5, 0.7, 0.6]])
+
+
+def test_the_hardest_that_is_no_match_counts_by_hand():
+    """Image 2 matches query 0, whose hardest other it would be, and image 1 query 2."""
+    matches = torch.tensor([[True, False, True], [False, True, False], [False, True, True]])
+    per_query, per_image = compute_contrastive_losses(CROSS, matches)
+    # Query 0 against image 1, query 1 against image 0, query 2 against image 0.
+    assert per_query.item() == pytest.approx(((0.9 - 1.0 + 0.4) + (0.9 - 0.9 + 0.3) + (0.9 - 0.6 + 0.5)) / 3)
+    # Image 0 against query 2, image 1 against query 0, image 2 against query 1.
+    assert per_image.item() == pytest.approx(((0.9 - 1.0 + 0.5) + (0.9 - 0.9 + 0.4) + (0.9 - 0.6 + 0.0)) / 3)
+
+
+def test_the_mean_over_all_others_by_hand():
+    per_query, per_image = compute_contrastive_losses(CROSS, mean=True)
+    queries = [(0.3 + 0.7) / 2, (0.3 + 0.0) / 2, (0.8 + 1.0) / 2]
+    images = [(0.2 + 0.4) / 2, (0.4 + 0.7) / 2, (1.1 + 0.3) / 2]
+    assert per_query.item() == pytest.approx(sum(queries) / 3)
+    assert per_image.item() == pytest.approx(sum(images) / 3)
+
+
+def test_the_mean_is_over_those_that_are_no_match_and_of_none_0():
+    matches = torch.tensor([[True, True, True], [False, True, True], [True, False, True]])
+    per_query, per_image = compute_contrastive_losses(CROSS, matches, mean=True)
+    assert per_query.item() == pytest.approx((0 + 0.3 + 1.0) / 3)
+    assert per_image.item() == pytest.approx((0.2 + 0.7 + 0) / 3)
+
+
+def test_a_batch_says_what_matches(model):
+    batch = small.batch()
+    batch.matches = torch.ones(3, 3, dtype=torch.bool)
+    losses = small.losses("model1", model, batch)
+    assert losses["contrastive_query"].item() == losses["contrastive_image"].item() == 0
+
+
 def test_losses_of_a_batch_compare_each_pair_with_its_own_negatives(model):
     batch = small.batch()
     losses = small.losses("model1", model, batch)

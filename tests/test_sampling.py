@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from kddcup.data.corpus import Corpus
-from kddcup.data.sampling import NegativeSampler
+from kddcup.data.sampling import Matches, NegativeSampler
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
 from model1.train import NEGATIVES as MODEL1
@@ -214,3 +216,52 @@ def test_a_batch_of_no_rows_draws_nothing():
     corpus = corpus_of(VISIBLE, [0])
     queries, products = NegativeSampler(corpus, MODEL1, 0).draw(np.zeros(0, np.int64), 0)
     assert (len(queries), len(products)) == (0, 0)
+
+
+def worded_corpus(lists):
+    """Queries by their words, each with a product of its own, all of one head class."""
+    corpus = corpus_of([(0, 0, [i]) for i in range(len(lists))], list(range(len(lists))))
+    return replace(corpus, tokens=Ragged.from_lists(lists, np.int64))
+
+
+def test_a_product_matches_a_query_where_its_queries_have_all_of_its_words():
+    corpus = worded_corpus([[4], [4, 5], [5, 6], [4, 4]])
+    # Product 0 comes up under query 2 too, and so has the words 4, 5 and 6.
+    corpus = replace(corpus, row_query=np.array([0, 1, 2, 3, 2]), row_product=np.array([0, 1, 2, 3, 0]))
+    found = Matches(corpus).find(np.arange(4), np.arange(4))
+    assert found.tolist() == [
+        [True, True, False, True],
+        [True, True, False, False],
+        [True, False, True, False],
+        [True, True, False, True],
+    ]
+
+
+@BOTH
+def test_neither_a_query_nor_an_image_that_matches_is_drawn(rule):
+    corpus = worded_corpus([[4], [4, 5], [5], [6]])
+    sampler = NegativeSampler(corpus, rule, 7, Matches(corpus))
+    draws = [sampler.draw(np.arange(4), epoch) for epoch in range(100)]
+    queries, products = (np.stack(of) for of in zip(*draws, strict=True))
+    for row, expected_queries, expected_products in (
+        (0, {1, 2, 3}, {2, 3}),  # the product of "4 5" matches "4"; the query "4 5" does not match product 0
+        (1, {3}, {0, 2, 3}),
+        (2, {0, 1, 3}, {0, 3}),
+        (3, {0, 1, 2}, {0, 1, 2}),
+    ):
+        assert set(queries[:, row]) == expected_queries
+        assert set(products[:, row]) == expected_products
+
+
+@BOTH
+def test_where_all_matches_a_match_is_drawn(rule):
+    corpus = worded_corpus([[4], [4]])
+    queries, products = NegativeSampler(corpus, rule, 7, Matches(corpus)).draw(np.arange(2), 0)
+    assert queries.tolist() == products.tolist() == [1, 0]
+
+
+def test_without_a_word_a_query_is_in_no_group():
+    corpus = worded_corpus([[4], [1], [1, 5], [6]]).drop(1)
+    assert [list(tokens) for tokens in map(corpus.tokens.__getitem__, range(4))] == [[4], [], [5], [6]]
+    assert corpus.head_class.tolist() == corpus.cluster.tolist() == [0, -1, 0, 0]
+    assert corpus.by_head_class[0].tolist() == corpus.by_cluster[0].tolist() == [0, 2, 3]

@@ -134,6 +134,8 @@ class Batch:
 
     ``products`` are the ids of the images' products, those of the negative images behind, in CPU memory.
     ``labels`` are the words of an image where they are not those of its query.
+    ``matches`` [B, B] bool, where a stage asks for it, is true where an image matches a query by words, as
+    :class:`kddcup.data.sampling.Matches` says.
     """
 
     queries: TokenBatch
@@ -142,6 +144,7 @@ class Batch:
     negative_queries: TokenBatch | None = None
     negative_images: RegionBatch | None = None
     labels: TokenBatch | None = None
+    matches: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """B."""

@@ -196,6 +196,9 @@ class TrainLoader:
             batch.negative_queries = self._read_queries(queries)
             batch.negative_images = self._store.gather(self._store.positions(negatives))
             batch.products = np.concatenate([products, negatives])
+            if self._sampler.matches:
+                found = self._sampler.matches.find(self._corpus.row_query[rows], products)
+                batch.matches = torch.from_numpy(found)
         return batch
 
     def _read_queries(self, queries: np.ndarray) -> TokenBatch:

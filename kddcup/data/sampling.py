@@ -7,6 +7,7 @@ import numpy as np
 
 from kddcup.data.corpus import Corpus
 from kddcup.io.errors import UserError
+from kddcup.io.ragged import IdIndex, Ragged
 
 HEAD_CLASS_SHARE = 0.8
 """How often the head class is drawn from, and not the cluster."""
@@ -28,6 +29,36 @@ class NegativeRule:
     from_all_share: float
 
 
+class Matches:
+    """Which products match a query by words: those whose queries have, together, all words of it.
+
+    "Granny smith apple" lists products that "apple" does not, and that are no negatives of it.
+
+    Args:
+        corpus: rows, and the words of queries.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        products, owner = np.unique(corpus.row_product, return_inverse=True)
+        words = corpus.tokens.take(corpus.row_query)
+        self._tokens, self._places = corpus.tokens, IdIndex(products)
+        self._words = Ragged.collect(np.repeat(owner, words.lengths), words.values, len(products))
+
+    def find(self, queries: np.ndarray, products: np.ndarray) -> np.ndarray:
+        """Find which match.
+
+        Args:
+            queries: [Q] indices of queries that have words.
+            products: [P] ids.
+
+        Returns:
+            [Q, P] bool.
+        """
+        words = self._tokens.take(queries)
+        has = [np.isin(words.values, self._words[place]) for place in self._places.find(products)]
+        return np.logical_and.reduceat(np.stack(has, axis=1), words.offsets[:-1])
+
+
 class NegativeSampler:
     """Draws negatives from compact arrays. What a row gets depends on seed, epoch and row alone.
 
@@ -38,14 +69,15 @@ class NegativeSampler:
         corpus: groups, and products of queries.
         rule: of the stage.
         seed: of the run.
+        matches: by which a drawn query or image that matches the row's is refused; none by default.
 
     Raises:
         UserError: as :func:`check_negatives`.
     """
 
-    def __init__(self, corpus: Corpus, rule: NegativeRule, seed: int) -> None:
+    def __init__(self, corpus: Corpus, rule: NegativeRule, seed: int, matches: Matches | None = None) -> None:
         check_negatives(corpus)
-        self._corpus, self._rule, self._seed = corpus, rule, seed
+        self._corpus, self._rule, self._seed, self.matches = corpus, rule, seed, matches
         self._all = np.flatnonzero(corpus.tokens.lengths)
 
     def draw(self, rows: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +90,8 @@ class NegativeSampler:
         Returns:
             queries: [B] indices of other queries, each with words; they may list the row's product.
             products: [B] ids of products that the row's query does not list.
+
+        Where 20 draws from each group give nothing but what matches, a match is taken.
         """
         drawn = [
             self._draw_row(np.random.default_rng([self._seed, epoch, row]), row) for row in rows.tolist()
@@ -66,17 +100,23 @@ class NegativeSampler:
         return queries, products
 
     def _draw_row(self, rng: np.random.Generator, row: int) -> tuple[int, int]:
-        query = int(self._corpus.row_query[row])
+        query, product = int(self._corpus.row_query[row]), int(self._corpus.row_product[row])
         own = set(self._corpus.products[query].tolist())
         groups = self._groups(rng, query)
-        negative_query = next(other for other, _ in self._candidates(rng, query, groups))
+        drawn = (other for other, _ in self._candidates(rng, query, groups))
+        negative_query = next((other for other in drawn if not self._match(other, product)), None)
+        if negative_query is None:
+            negative_query = next(other for other, _ in self._candidates(rng, query, groups))
         if not self._rule.shared_group:
             groups = self._groups(rng, query)
-        for _, product in self._candidates(rng, query, groups):
-            if product not in own:
-                return negative_query, product
+        for _, other in self._candidates(rng, query, groups):
+            if other not in own and not self._match(query, other):
+                return negative_query, other
         others = np.setdiff1d(self._corpus.products.values, self._corpus.products[query])
         return negative_query, int(rng.choice(others))
+
+    def _match(self, query: int, product: int) -> bool:
+        return self.matches is not None and bool(self.matches.find(np.array([query]), np.array([product])))
 
     def _groups(self, rng: np.random.Generator, query: int) -> list[np.ndarray]:
         """The groups to try, in order."""
