@@ -85,11 +85,14 @@ def main() -> None:
         def rate_factor(epoch: int) -> float:
             return settings.gamma ** max(0, epoch - 1)
 
+        # Where valid chooses the epoch, it may choose the start, which is then epoch 0.
+        keep_start = settings.use_epoch == "best"
+
         def compute_epoch_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
-            return compute_losses(scores, batch, mean=epoch < settings.mean_epochs)
+            return compute_losses(scores, batch, mean=epoch < settings.mean_epochs + keep_start)
 
         trainer = Trainer(
-            process, STAGE, model, compute_epoch_losses, optimizer, rate_factor, settings, config
+            process, STAGE, model, compute_epoch_losses, optimizer, rate_factor, settings, config, keep_start
         )
         for epoch in trainer.epochs():
             for batch in trainer.batches(loader, epoch):

@@ -103,7 +103,11 @@ def main() -> None:
         def rate_factor(epoch: int) -> float:
             return settings.gamma ** max(0, epoch - 1)
 
-        trainer = Trainer(process, STAGE, model, compute_losses, optimizer, rate_factor, settings, config)
+        # Where valid chooses the epoch, it may choose the start, which is then epoch 0.
+        keep_start = settings.use_epoch == "best"
+        trainer = Trainer(
+            process, STAGE, model, compute_losses, optimizer, rate_factor, settings, config, keep_start
+        )
         for epoch in trainer.epochs():
             for batch in trainer.batches(loader, epoch):
                 trainer.step(batch)

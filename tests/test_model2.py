@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from kddcup import stages
 from kddcup.io.errors import UserError
 from kddcup.text.vocabulary import SPECIALS, Vocabulary
 from kddcup.train.checkpoint import Checkpoint
+from kddcup.train.data import TrainingData
+from kddcup.train.folder import find_checkpoint
 from model2.model import SentenceImageModel
 from tests import small
 from tests.conftest import call_main
@@ -93,6 +96,23 @@ def test_with_a_captioner_unknown_words_are_not_read_as_in_stage_2(captioned, mo
 def train(trained, out, encoder, *flags: str) -> str:
     folders = ("--data_dir", trained / "data", "--checkpoints_dir", out, "--encoder", encoder)
     return call_main("model2.train", *folders, "--epochs", 1, "--use_epoch", 0, "--max_steps", 1, *flags)
+
+
+def test_epoch_0_is_the_captioner_which_valid_may_choose(trained, tmp_path):
+    flags = ("--epochs", 2, "--use_epoch", "best", "--rate", 1, "--max_steps", 2)
+    folders = ("--data_dir", trained / "data", "--checkpoints_dir", tmp_path)
+    printed = call_main("model2.train", *folders, "--encoder", trained / "encoder.pth", *flags)
+    figures = re.findall(r"valid NDCG@5 (\d\.\d+)", printed)
+    data = TrainingData.open(str(trained / "data"))
+    stage2 = Checkpoint.read(trained / "multilabel" / "model-epoch0.pth", "").build(stages.find("multilabel"))
+    stage2.score_candidates = lambda queries, owner, heads: stage2.captioner.score_queries(
+        stage2.embed.weight, heads[:, 0], queries.take(owner)
+    )
+    assert f"{data.score_valid(stage2, torch.device('cpu')):.4f}" == figures[0]
+    assert len(figures) == 2
+    assert find_checkpoint(stages.find("model2"), str(tmp_path), None).config.valid[0] == max(
+        Checkpoint.read(tmp_path / "model-epoch1.pth", "").config.valid
+    )
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
