@@ -12,7 +12,7 @@ from kddcup.io.errors import UserError
 from kddcup.io.tensors import write_tensors
 from kddcup.pictures.backbones import load_backbone
 from kddcup.pictures.detectors import load_detector, read_queries
-from kddcup.pictures.extraction import ExtractSettings, load_extractor
+from kddcup.pictures.extraction import ExtractorSettings, load_extractor
 from kddcup.table.labels import read_labels
 from kddcup.table.table import Table
 from tests.conftest import call_main
@@ -241,9 +241,7 @@ def test_a_processors_mean_is_taken_but_not_its_cutting(tmp_path):
 def test_a_detectors_boxes_with_the_features_of_another_backbone(tmp_path, picture):
     folder = save(tmp_path / "detector", "RT-DETR")
     BACKBONES["SigLIP"]().save_pretrained(tmp_path / "backbone")
-    settings = ExtractSettings(
-        "", "", "", detector=folder, backbone=str(tmp_path / "backbone"), max_regions=3
-    )
+    settings = ExtractorSettings(detector=folder, backbone=str(tmp_path / "backbone"), max_regions=3)
     extractor = load_extractor(settings, CPU)
     regions = see(extractor, picture)[0]
     np.testing.assert_array_equal(regions.boxes, see(load(folder, most=3), picture)[0].boxes)
@@ -253,7 +251,7 @@ def test_a_detectors_boxes_with_the_features_of_another_backbone(tmp_path, pictu
 
 def test_crops_of_another_backbone(tmp_path, picture):
     BACKBONES["ResNet"]().save_pretrained(tmp_path)
-    extractor = load_extractor(ExtractSettings("", "", "", backbone=str(tmp_path)), CPU)
+    extractor = load_extractor(ExtractorSettings(backbone=str(tmp_path)), CPU)
     assert see(extractor, picture)[0].features.shape == (6, 20)
 
 

@@ -41,15 +41,11 @@ TIMEOUT = datetime.timedelta(hours=2)
 """The longest time that processes wait for one another."""
 
 
-@dataclass
-class ExtractSettings:
-    """Settings of the extraction.
+@dataclass(kw_only=True)
+class ExtractorSettings:
+    """Regions and features.
 
     Args:
-        images: folder of the pictures, with the folders in it.
-        pairs: table of the columns query and product_id, and optionally split, relevance, image, title and
-            url; as CSV, TSV or JSON lines.
-        out: folder that the tables are written to.
         detector: a network that finds regions, instead of crops: the name on the hub or the folder of an
             RT-DETR, RT-DETRv2, D-FINE, DETR (with use_timm_backbone false) or YOLOS.
         backbone: a network whose features are taken instead of the detector's own or EfficientNet-Lite0's:
@@ -61,15 +57,11 @@ class ExtractSettings:
             each core.
         max_bad_pictures: how many pictures may be missing or unreadable; they are listed in
             bad_pictures.csv.
-        force: redo finished work, and start unfinished work over.
 
     Raises:
         UserError: the grid is too fine, or named with a detector.
     """
 
-    images: str
-    pairs: str
-    out: str
     detector: str | None = None
     backbone: str | None = None
     max_regions: PositiveInt = 10
@@ -77,7 +69,6 @@ class ExtractSettings:
     precision: Precision = "float32"
     workers: NonNegativeInt = 0
     max_bad_pictures: NonNegativeInt = 1000
-    force: bool = False
 
     def __post_init__(self) -> None:
         """Check that there are not many more crops than the map has cells."""
@@ -87,7 +78,25 @@ class ExtractSettings:
             raise UserError("--grid takes crops and --detector finds boxes: name one of them")
 
 
-def load_extractor(settings: ExtractSettings, device: torch.device) -> RegionExtractor:
+@dataclass(kw_only=True)
+class ExtractSettings(ExtractorSettings):
+    """Settings of the extraction.
+
+    Args:
+        images: folder of the pictures, with the folders in it.
+        pairs: table of the columns query and product_id, and optionally split, relevance, image, title and
+            url; as CSV, TSV or JSON lines.
+        out: folder that the tables are written to.
+        force: redo finished work, and start unfinished work over.
+    """
+
+    images: str
+    pairs: str
+    out: str
+    force: bool = False
+
+
+def load_extractor(settings: ExtractorSettings, device: torch.device) -> RegionExtractor:
     """The extractor that the settings name, with its networks on a device."""
     backbone = load_backbone(settings.backbone, settings.precision) if settings.backbone else None
     if not settings.detector and not backbone:

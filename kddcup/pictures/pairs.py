@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,13 @@ from PIL import Image
 
 from kddcup.io.errors import UserError
 from kddcup.pictures.dealing import Pairs, deal_products, draw_candidates
-from kddcup.pictures.spreadsheet import SHOWN, Record, Spreadsheet
+from kddcup.pictures.spreadsheet import SHOWN, Spreadsheet
 from kddcup.table.rows import MAX_DIGITS
 
 PAIR_COLUMNS = ("query", "product_id", "split", "relevance", "image", "title", "url")
+PRODUCT_COLUMNS = ("product_id", "image", "title", "url")
+CATALOGUE_QUERY = "catalogue"
+"""The query under which the products of a catalogue stand in its table."""
 SPLITS = ("train", "valid", "testA", "testB")
 RELEVANCES = {"": True, "1": True, "0": False}
 _WHOLE_NUMBER = re.compile(f"0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}}")
@@ -112,8 +115,7 @@ def read_pairs(path: Path, images_dir: Path) -> Shop:
         UserError: the table cannot be read, has rows that do not fit, of which the first ten are named, or no
             product has a picture.
     """
-    if not images_dir.is_dir():
-        raise UserError(f"{images_dir} is not a folder: name with --images the one that has the pictures")
+    _check_folder(images_dir)
     sheet = Spreadsheet(path, PAIR_COLUMNS)
     lacking = [name for name in ("product_id", "query") if name not in sheet.columns]
     if lacking and not (lacking == ["query"] and "title" in sheet.columns):
@@ -123,12 +125,7 @@ def read_pairs(path: Path, images_dir: Path) -> Shop:
         )
     split_given = "split" in sheet.columns
     listing = _Listing(split_given)
-    for record in sheet.records():
-        try:
-            listing.add(record)
-        except ValueError as error:
-            sheet.misfits.add(record.line, str(error))
-    sheet.misfits.check()
+    _read_rows(sheet, listing.add_pair)
 
     products, missing = listing.products(path, images_dir)
     places = {listing.places[product.shop_id]: product for product in products}
@@ -150,6 +147,54 @@ def read_pairs(path: Path, images_dir: Path) -> Shop:
         if found:
             splits[name] = _numbered(found, places, name)
     return Shop(products, list(listing.queries), splits, missing)
+
+
+def read_catalogue(images_dir: Path, path: Path | None = None) -> Shop:
+    """Find the products of a catalogue, of which nobody has to have asked for any.
+
+    Args:
+        images_dir: the folder of pictures.
+        path: a table as :func:`read_pairs` reads it, of which ``product_id`` alone is needed; by default each
+            ``NAME.*`` in the folder and below shows the product NAME.
+
+    Returns:
+        All of them, as rows of train under one query.
+
+    Raises:
+        UserError: as :func:`read_pairs`.
+    """
+    _check_folder(images_dir)
+    listing = _Listing(split_given=False)
+    if path is None:
+        for name in find_pictures(images_dir):
+            listing.add_product({**dict.fromkeys(PRODUCT_COLUMNS, ""), "product_id": name})
+    else:
+        sheet = Spreadsheet(path, PRODUCT_COLUMNS)
+        if "product_id" not in sheet.columns:
+            raise UserError(f"{path}, line 1: there is no column product_id, which names the products")
+        _read_rows(sheet, listing.add_product)
+    products, missing = listing.products(path or images_dir, images_dir)
+    rows = SplitRows([(product.number, 0) for product in products], {})
+    return Shop(products, [CATALOGUE_QUERY], {"train": rows}, missing)
+
+
+def _read_rows(sheet: Spreadsheet, take: Callable[[dict[str, str]], object]) -> None:
+    """Take up all rows of a table.
+
+    Raises:
+        UserError: some do not fit.
+    """
+    for line, fields in sheet.records():
+        try:
+            take(fields)
+        except ValueError as error:
+            sheet.misfits.add(line, str(error))
+    sheet.misfits.check()
+
+
+def _check_folder(images_dir: Path) -> None:
+    if not images_dir.is_dir():
+        raise UserError(f"{images_dir} is not a folder: name with --images the one that has the pictures")
 
 
 def _numbered(found: Pairs, places: dict[int, Product], name: str) -> SplitRows:
@@ -189,28 +234,36 @@ class _Listing:
         self.queries: dict[str, int] = {}
         self.pairs: dict[str, Pairs] = {}
 
-    def add(self, record: Record) -> None:
-        """Take up a row.
+    def add_pair(self, fields: dict[str, str]) -> None:
+        """Take up a row's product, and the query that it belongs to.
 
         Raises:
             ValueError: it does not fit; says why.
         """
-        _, fields = record
+        place = self.add_product(fields)
         text = " ".join((fields["query"] or fields["title"]).split())
-        shop_id, split, relevance = fields["product_id"], fields["split"], fields["relevance"]
-        if not shop_id:
-            raise ValueError("it has no product_id")
+        split, relevance = fields["split"], fields["relevance"]
         if not text:
             raise ValueError("it has no query")
         if relevance not in RELEVANCES:
             raise ValueError(f"relevance is {relevance!r}, expected 0 or 1")
         if self._split_given and split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected {', '.join(SPLITS)}")
-        place = self.places.setdefault(shop_id, len(self.places))
         pair = place, self.queries.setdefault(text, len(self.queries))
         relevant = RELEVANCES[relevance]
         if self.pairs.setdefault(split, {}).setdefault(pair, relevant) != relevant:
             raise ValueError("relevance is not what an earlier row of this query and product has")
+
+    def add_product(self, fields: dict[str, str]) -> int:
+        """Take up a row's product alone; gives its place.
+
+        Raises:
+            ValueError: there is none.
+        """
+        shop_id = fields["product_id"]
+        if not shop_id:
+            raise ValueError("it has no product_id")
+        place = self.places.setdefault(shop_id, len(self.places))
         if place == len(self._entries):
             self._entries.append(_Entry())
         entry = self._entries[place]
@@ -218,6 +271,7 @@ class _Listing:
         entry.url = entry.url or fields["url"]
         if fields["image"]:
             entry.images[fields["image"]] = None
+        return place
 
     def products(self, path: Path, images_dir: Path) -> tuple[list[Product], list[MissingPicture]]:
         """The products that have a picture, and the pictures that are not there.

@@ -7,19 +7,27 @@ from pathlib import Path
 from kddcup.cli import parse_settings
 from kddcup.io.atomic import atomic_folder
 from kddcup.io.errors import UserError
-from kddcup.search.catalogue import CatalogueTable, Item, estimate_products, find_tables, read_items
+from kddcup.search.catalogue import (
+    CatalogueSettings,
+    Item,
+    check_extractors,
+    estimate_products,
+    find_tables,
+    open_catalogue,
+    read_items,
+)
 from kddcup.search.index import Index, Manifest, Part
 from kddcup.search.models import load_model
 from kddcup.search.run import Run, RunFolders
 from kddcup.search.settings import IndexSettings
 from kddcup.search.writing import Encoder, IndexWriter, describe_size, renumber
-from kddcup.table.extractor import check_same_extractor
 from kddcup.train.processes import pick_device
 
 INDEX_HELP = """Build an index of all products, to search in. Examples:
 
     python -m kddcup.search index --data_dir data/shop --out shop.index
     python -m kddcup.search index --data_dir data/shop --tables data/new/new.tsv --out new.index
+    python -m kddcup.search index --data_dir data/shop --images photos --out photos.index
 
 The models are those of blend.json, each at its epoch to use. An index that is there already is replaced with
 --force; whoever has it open keeps what was there.
@@ -27,6 +35,7 @@ The models are those of blend.json, each at its epoch to use. An index that is t
 ADD_HELP = """Add products to an index; one of an id that is there takes its place. Example:
 
     python -m kddcup.search add --index shop.index --tables data/new/new.tsv
+    python -m kddcup.search add --index shop.index --images photos --pairs products.csv
 """
 REMOVE_HELP = """Remove products from an index, by the shop's ids. Example:
 
@@ -34,14 +43,13 @@ REMOVE_HELP = """Remove products from an index, by the shop's ids. Example:
 """
 
 
-@dataclass
-class BuildSettings:
-    """Settings of an index.
+@dataclass(kw_only=True)
+class BuildSettings(CatalogueSettings):
+    """Settings of an index, of the products of all tables of data_dir where no others are named.
 
     Args:
         out: folder of the index.
         data_dir: folder of the tables and of what stage 1 wrote.
-        tables: index the products of these tables instead of those of data_dir.
         resources_dir: folder of blend.json; by default as main.sh has it, external_resources or its
             sub-folder of the name of data_dir.
         checkpoints_dir: of a stage, within its folder; by default likewise.
@@ -53,7 +61,6 @@ class BuildSettings:
 
     out: str
     data_dir: str = "data"
-    tables: list[str] = field(default_factory=list)
     resources_dir: str | None = None
     checkpoints_dir: str | None = None
     first: str | None = None
@@ -62,18 +69,16 @@ class BuildSettings:
     force: bool = False
 
 
-@dataclass
-class AddSettings:
+@dataclass(kw_only=True)
+class AddSettings(CatalogueSettings):
     """Settings of an addition.
 
     Args:
         index: folder of the index.
-        tables: the tables of the products.
         devices: the GPU that encodes, by number; without a GPU it has no effect.
     """
 
     index: str
-    tables: list[str]
     devices: list[int] = field(default_factory=list)
 
 
@@ -96,32 +101,26 @@ def _load_encoder(settings: IndexSettings, folder: Path, devices: list[int]) -> 
     return Encoder(models, models[settings.likeness])
 
 
-def _check_tables(tables: list[CatalogueTable], settings: IndexSettings, source: str) -> None:
-    """See that the tables' features are by the extractor of the models' ``source``."""
-    for table in tables:
-        advice = "extract the tables as the models' were, or train on tables of the same kind"
-        check_same_extractor(settings.extractor, source, table.extractor, str(table.path), advice)
-
-
 def build(args: list[str]) -> None:
     """Build an index."""
     settings = parse_settings(BuildSettings, INDEX_HELP, args=args)
     out = Path(settings.out)
-    tables = [CatalogueTable.of(Path(path)) for path in settings.tables]
-    tables = tables or find_tables(Path(settings.data_dir))
     folders = RunFolders.find(settings.data_dir, settings.resources_dir, settings.checkpoints_dir)
     run = Run(folders, settings.first, settings.tokenizer)
-    _check_tables(tables, run.settings, f"the run of {folders.data}")
+    dim, extractor, trained = run.settings.region_dim, run.settings.extractor, f"the run of {folders.data}"
     with IndexWriter(out) as writer:
         if writer.is_there and not settings.force:
             raise UserError(f"{out} is an index already: add to it with 'add', or replace it with --force")
-        models, segment = writer.name("models"), writer.name("segment")
-        with atomic_folder(out / models) as part:
-            run.write(part)
-        encoder, dim = _load_encoder(run.settings, out / models, settings.devices), run.settings.region_dim
-        print(describe_size(estimate_products(tables), encoder.measure(dim), out), flush=True)
-        count = encoder.write(read_items(tables, dim), out / segment, out)
-        writer.replace(Manifest(models, (Part(segment),)))
+        with open_catalogue(settings, out, extractor, trained) as named:
+            tables = named or find_tables(folders.data)
+            check_extractors(tables, extractor, trained)
+            models, segment = writer.name("models"), writer.name("segment")
+            with atomic_folder(out / models) as part:
+                run.write(part)
+            encoder = _load_encoder(run.settings, out / models, settings.devices)
+            print(describe_size(estimate_products(tables), encoder.measure(dim), out), flush=True)
+            count = encoder.write(read_items(tables, dim), out / segment, out)
+            writer.replace(Manifest(models, (Part(segment),)))
     print(f"{count:,} products: {out}")
 
 
@@ -129,29 +128,28 @@ def add(args: list[str]) -> None:
     """Add products to an index."""
     settings = parse_settings(AddSettings, ADD_HELP, args=args)
     folder = Path(settings.index)
-    tables = [CatalogueTable.of(Path(path)) for path in settings.tables]
+    Index.open(folder).close()  # before a lock makes a folder that is not there
     with IndexWriter(folder) as writer:
         index = Index.open(folder)
         of_models = IndexSettings.read(index.models_folder)
-        _check_tables(tables, of_models, str(folder))
-        encoder = _load_encoder(of_models, index.models_folder, settings.devices)
-        print(
-            describe_size(estimate_products(tables), encoder.measure(of_models.region_dim), folder),
-            flush=True,
-        )
-        replaced: list[int] = []
+        with open_catalogue(settings, folder, of_models.extractor, str(folder)) as tables:
+            if not tables:
+                raise UserError("no products are named: name tables with --tables or pictures with --images")
+            dim, replaced = of_models.region_dim, []
+            encoder = _load_encoder(of_models, index.models_folder, settings.devices)
+            print(describe_size(estimate_products(tables), encoder.measure(dim), folder), flush=True)
 
-        def items() -> Iterator[Item]:
-            for item, row in renumber(read_items(tables, of_models.region_dim), index):
-                if row is not None:
-                    replaced.append(row)
-                yield item
+            def items() -> Iterator[Item]:
+                for item, row in renumber(read_items(tables, dim), index):
+                    if row is not None:
+                        replaced.append(row)
+                    yield item
 
-        segment = writer.name("segment")
-        count = encoder.write(items(), folder / segment, folder)
-        manifest = writer.remove(index, replaced, index.manifest)
-        index.close()
-        writer.replace(replace(manifest, parts=(*manifest.parts, Part(segment))))
+            segment = writer.name("segment")
+            count = encoder.write(items(), folder / segment, folder)
+            manifest = writer.remove(index, replaced, index.manifest)
+            index.close()
+            writer.replace(replace(manifest, parts=(*manifest.parts, Part(segment))))
     print(f"{count:,} products added, {len(replaced):,} of them in the place of earlier ones: {folder}")
 
 
@@ -159,6 +157,7 @@ def remove(args: list[str]) -> None:
     """Remove products from an index."""
     settings = parse_settings(RemoveSettings, REMOVE_HELP, args=args)
     folder = Path(settings.index)
+    Index.open(folder).close()
     with IndexWriter(folder) as writer:
         index = Index.open(folder)
         rows = {id_: index.find(id_) for id_ in settings.ids}

@@ -1,7 +1,10 @@
 """Where the products of an index come from: tables, and what stands beside them."""
 
+import contextlib
+import dataclasses
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -10,14 +13,25 @@ import numpy as np
 
 from kddcup.data.batch import scale_boxes
 from kddcup.io.errors import UserError
+from kddcup.io.folders import MARKER
+from kddcup.pictures.extraction import (
+    Extraction,
+    ExtractorSettings,
+    ExtractSettings,
+    load_extractor,
+    start_process,
+)
+from kddcup.pictures.pairs import read_catalogue
 from kddcup.rank.scoring import check_dimension
 from kddcup.search.segment import Product
-from kddcup.table.extractor import EXTRACTOR_FILE, Extractor, read_extractor
+from kddcup.table.extractor import EXTRACTOR_FILE, Extractor, check_same_extractor, read_extractor
 from kddcup.table.labels import read_labels
 from kddcup.table.products import ListedPicture, ListedProduct, read_pictures, read_products
 from kddcup.table.rows import BadRow
 from kddcup.table.table import Table
 
+PICTURES = ".pictures"
+"""The folder, in that of an index, of tables of pictures while they are made."""
 SPLITS = ("train", "valid", "testA", "testB")
 SAMPLED_ROWS = 100
 """The rows by whose length the number of all is estimated."""
@@ -100,6 +114,85 @@ def find_tables(data_dir: Path) -> list[CatalogueTable]:
     if not found:
         raise UserError(f"{data_dir} has no table, such as {paths[0]}: name its folder with --data_dir")
     return [CatalogueTable(path, data_dir) for path in found]
+
+
+@dataclass(kw_only=True)
+class CatalogueSettings(ExtractorSettings):
+    """Products.
+
+    Args:
+        tables: of the products.
+        images: index the products of these pictures, seen by the flags of the regions: a folder in which
+            PRODUCT_ID.* shows a product.
+        pairs: with --images, a table of the products: product_id, and optionally image, title and url, as
+            extract reads it.
+
+    Raises:
+        UserError: it is not clear which products are meant.
+    """
+
+    tables: list[str] = field(default_factory=list)
+    images: str | None = None
+    pairs: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that products come from one place."""
+        super().__post_init__()
+        if self.images and self.tables:
+            raise UserError("--images and --tables both name products: give one of them")
+        if self.pairs and not self.images:
+            raise UserError("--pairs says what the pictures of --images show: name their folder too")
+
+
+@contextlib.contextmanager
+def open_catalogue(
+    settings: CatalogueSettings, folder: Path, extractor: Extractor | None, trained: str
+) -> Iterator[list[CatalogueTable]]:
+    """Give the tables of the products that settings name, which are by the extractor of the models.
+
+    Those of pictures are made in ``.pictures`` of the index' ``folder``, where a run that was killed goes on,
+    and are removed behind the block.
+
+    Args:
+        settings: that name products.
+        folder: of the index.
+        extractor: of the features that the models know.
+        trained: names the models.
+
+    Raises:
+        UserError: there are no such products, or of another extractor; pictures cannot be read.
+    """
+    if not settings.images:
+        tables = [CatalogueTable.of(Path(path)) for path in settings.tables]
+        check_extractors(tables, extractor, trained)
+        yield tables
+        return
+    shop = read_catalogue(Path(settings.images), Path(settings.pairs) if settings.pairs else None)
+    place = folder / PICTURES
+    if (place / MARKER).is_file():  # of a run that was killed later on, and perhaps of other pictures
+        shutil.rmtree(place)
+    own = {each.name: getattr(settings, each.name) for each in dataclasses.fields(ExtractorSettings)}
+    extract = ExtractSettings(
+        images=settings.images, pairs=settings.pairs or settings.images, out=str(place), **own
+    )
+    with start_process(place) as process:
+        network = load_extractor(extract, process.device)
+        advice = "name the flags of the regions that the model's tables were extracted with"
+        check_same_extractor(extractor, trained, network.description, settings.images, advice)
+        Extraction(extract, shop, network, process).run()
+    yield find_tables(place)
+    shutil.rmtree(place)
+
+
+def check_extractors(tables: Sequence[CatalogueTable], extractor: Extractor | None, trained: str) -> None:
+    """See that the features of tables are by the extractor that the models ``trained`` know.
+
+    Raises:
+        UserError: they are by another.
+    """
+    for table in tables:
+        advice = "extract the tables as the models' were, or train on tables of the same kind"
+        check_same_extractor(extractor, trained, table.extractor, str(table.path), advice)
 
 
 def estimate_products(tables: Sequence[CatalogueTable]) -> int:
