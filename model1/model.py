@@ -163,6 +163,8 @@ class WordImageModel(WordRanker):
         config: widths.
     """
 
+    log_sigmoid = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.query = TextEncoder(config)

@@ -32,6 +32,8 @@ class MultiLabelClassifier(WordRanker):
         config: widths, and the words that begin and end a caption.
     """
 
+    log_sigmoid = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.start, self.end = config.start, config.end

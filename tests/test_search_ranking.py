@@ -129,6 +129,7 @@ def test_a_score_is_the_weighted_sum_of_the_best_products():
         keys=(5, 6),
         vectors=np.array([[1, 0], [0, 2]], np.float32),
         biases=np.zeros(2),
+        log_sigmoid=False,
         text=np.array([[1.0], [-3.0]], np.float32),
         slope=0.5,
         output=np.array([2.0], np.float32),
@@ -143,7 +144,7 @@ def test_a_score_is_the_weighted_sum_of_the_best_products():
     np.testing.assert_allclose(weights, [[first, 1 - first]], rtol=1e-12)
     np.testing.assert_allclose(scores, [4 * first + 2 * (1 - first)], rtol=1e-12)
     # Without weights: the sum of log σ(4 + 1) and log σ(2 - 1).
-    plain = dataclasses.replace(query, text=None, output=None, biases=np.array([1.0, -1.0]))
+    plain = dataclasses.replace(query, text=None, output=None, biases=np.array([1.0, -1.0]), log_sigmoid=True)
     scores, weights, parts = plain.score(heads, None)
     np.testing.assert_allclose(parts, [[-np.log1p(np.exp(-5)), -np.log1p(np.exp(-1))]], rtol=1e-12)
     np.testing.assert_allclose(scores, parts.sum(1))

@@ -66,13 +66,18 @@ class WordRanker(Ranker):
     """A ranker that scores an image by its label heads, word by word.
 
     With s(w, i) the best product of the vector of word w with a label head of image i, the score of a query
-    is the sum over its words of weight · s, or of log σ(s) where the model has no weights. So s, which no
-    other word and no other image bears on, can be kept for a catalogue.
+    is the sum over its words of weight · s, or of weight · log σ(s); without weights, each counts once.
+    So s, which no other word and no other image bears on, can be kept for a catalogue.
 
     An image is encoded as its heads, [1+H, E] each, of which the first is the caption head.
+
+    Attributes:
+        item: encodes images.
+        log_sigmoid: whether a word's score is log σ(s), and not s itself.
     """
 
     item: ImageEncoder
+    log_sigmoid: bool
 
     def encode_images(self, images: RegionBatch) -> Tensor:
         """Encode B images as their heads, [B, 1+H, E]."""

@@ -92,7 +92,7 @@ class Columns:
             heads = torch.from_numpy(segment.arrays[self._model.heads])
             self._multiply(heads, torch.from_numpy(vectors), best[:, offset : offset + len(heads)])
         best += torch.from_numpy(query.biases[places] + self._find_slack(vectors)).float()[:, None]
-        if query.text is None:
+        if query.log_sigmoid:
             best = F.logsigmoid(best)
         best += best.abs() * (1.001 * _HALF_UNIT) + 2 * _SINGLE_UNIT
         return best.clamp(min=-_LARGEST).half()

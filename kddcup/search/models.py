@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class WordQuery:
         keys: the id of each of these.
         vectors: [T, E] float32 that heads are multiplied with.
         biases: [T] that are added to the products.
+        log_sigmoid: whether the score of a word is log σ of the best product, and not that itself.
         text: [T, S] float32, the query's side of the weights; None where words have none.
         slope: of the PReLU in the weights.
         output: [S] float32.
@@ -55,6 +56,7 @@ class WordQuery:
     keys: tuple[int, ...]
     vectors: np.ndarray
     biases: np.ndarray
+    log_sigmoid: bool
     text: np.ndarray | None = None
     slope: float = 0.0
     output: np.ndarray | None = None
@@ -76,16 +78,17 @@ class WordQuery:
         vectors = self.vectors.astype(np.float64)
         wide = heads.astype(np.float64)
         # Sums over the last dimension, which numpy computes for each row in the same way.
-        products = np.stack([(wide * vector).sum(2).max(1) for vector in vectors], 1)  # [n, T]
+        parts = np.stack([(wide * vector).sum(2).max(1) for vector in vectors], 1) + self.biases  # [n, T]
+        if self.log_sigmoid:
+            parts = -np.logaddexp(0, -parts)
         if self.text is None:
-            parts = -np.logaddexp(0, -(products + self.biases))
             return parts.sum(1), np.full_like(parts, 1 / len(vectors)), parts
         inner = self.text.astype(np.float64) + weighing.astype(np.float64)[:, None]  # [n, T, S]
         inner = np.where(inner > 0, inner, self.slope * inner)
         logits = (inner * self.output.astype(np.float64)).sum(2)  # [n, T]
         weights = np.exp(logits - logits.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
-        return (weights * products).sum(1), weights, products
+        return (weights * parts).sum(1), weights, parts
 
 
 class IndexedModel(ABC):
@@ -190,23 +193,20 @@ class StageWordModel(_StageModel, WordModel):
         counted = set(self.model.read_query(self.vocabulary, text))
         read = [place for place, (_, token) in enumerate(found) if token in counted][:MAX_WORDS]
         keys = tuple(found[place][1] for place in read)
+        biases, log_sigmoid = np.zeros(len(keys)), self.model.log_sigmoid
         if not keys:
-            return WordQuery(words, (), (), np.zeros((0, 1), np.float32), np.zeros(0))
+            return WordQuery(words, (), (), np.zeros((0, 1), np.float32), biases, log_sigmoid)
         queries = TokenBatch.from_ragged(Ragged.from_lists([keys], np.int64), np.array([0])).to(self.device)
         vectors = self.model.embed_words(queries.ids[0]).float().cpu().numpy()
+        query = WordQuery(words, tuple(read), keys, vectors, biases, log_sigmoid)
         weights = self.model.weigh_words(queries)
-        query = WordQuery(words, tuple(read), keys, vectors, np.zeros(len(keys)))
         if weights is None:
             return query
-        return WordQuery(
-            words,
-            query.read,
-            keys,
-            vectors,
-            query.biases,
-            weights.text.float().cpu().numpy(),
-            float(weights.slope),
-            weights.output.float().cpu().numpy(),
+        return replace(
+            query,
+            text=weights.text.float().cpu().numpy(),
+            slope=float(weights.slope),
+            output=weights.output.float().cpu().numpy(),
         )
 
 
@@ -282,7 +282,7 @@ class LogisticModel(WordModel):
         read = tuple(place for place, word in enumerate(words) if word.known)[:MAX_WORDS]
         keys = tuple(self._places[found[place]] for place in read)
         chosen = np.array(keys, np.int64)
-        return WordQuery(words, read, keys, self._ranker.weights[chosen], self._ranker.biases[chosen])
+        return WordQuery(words, read, keys, self._ranker.weights[chosen], self._ranker.biases[chosen], True)
 
 
 def _to_float16(encoded: Tensor) -> np.ndarray:
