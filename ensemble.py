@@ -24,7 +24,8 @@ from kddcup.data.corpus import find_size
 from kddcup.io.errors import UserError, run_script
 from kddcup.rank.blend import Blend, BlendedModel, Figures, Search
 from kddcup.rank.fusion import Normalization, normalize
-from kddcup.rank.metrics import ndcg_per_query, random_ndcg, with_interval
+from kddcup.rank.listing import ListedOnce
+from kddcup.rank.metrics import describe_others, ndcg_per_query, random_ndcg, with_interval
 from kddcup.rank.predictions import (
     Predictions,
     ranking,
@@ -35,6 +36,8 @@ from kddcup.rank.split import Split
 from kddcup.rank.weights import GRID, CandidateScores, cross_validate, search_exact, search_grid, search_local
 from kddcup.table.products import read_products
 
+LISTED_ONCE = "listed once first"
+"""The name of the blend's row where the lists of candidates decide before the scores."""
 SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_local}
 
 
@@ -61,6 +64,9 @@ class EnsembleSettings:
         normalize: what is done to the scores of each query, valid and test alike, before they are blended.
             minmax takes them to 0 … 1, zscore to mean 0 and variance 1, rank to equal steps from 0 for the
             lowest to 1 for the highest. By default none at full size, and zscore at small size.
+        listed_once: first puts the candidates whose product is listed under one query alone in front, in the
+            submission too; the weights are found without it. It uses a leak of the competition's lists and
+            says nothing about a model (docs/leak.md).
     """
 
     data_dir: str = "data"
@@ -70,6 +76,7 @@ class EnsembleSettings:
     models: list[str] = field(default_factory=list)
     test_models: list[str] = field(default_factory=list)
     normalize: Normalization | None = None
+    listed_once: ListedOnce | None = None
 
 
 class Source(NamedTuple):
@@ -133,10 +140,10 @@ def choose_search(settings: EnsembleSettings, size: str, models: int) -> Search:
     return settings.search
 
 
-def print_table(rows: list[tuple[str, str]]) -> None:
+def print_table(rows: dict[str, str]) -> None:
     """Print names and figures in two columns."""
-    width = max(len(name) for name, _ in rows)
-    for name, figure in rows:
+    width = max(map(len, rows))
+    for name, figure in rows.items():
         print(f"  {name:<{width}} {figure}")
 
 
@@ -147,44 +154,51 @@ def print_weights(names: list[str], weights: list[float], search: Search) -> Non
         print(f"best weight of {names[0]} on valid: {weights[0]:.6f} (index {index})")
     else:
         print("best weights on valid")
-        print_table([(name, f"{weight:.6f}") for name, weight in zip(names, weights, strict=True)])
+        print_table({name: f"{weight:.6f}" for name, weight in zip(names, weights, strict=True)})
 
 
 def report(
     table: str,
-    names: list[str],
+    blend: Blend,
     models: list[Predictions],
-    blended: Predictions,
     answers: dict[str, list[int]],
     validated: np.ndarray | None = None,
 ) -> Figures:
-    """Print NDCG@5 of a random order, of each model and of the blend, with 95 % bootstrap intervals.
+    """Print the figures of each model and of the blend, with 95 % bootstrap intervals.
 
     Args:
         table: its name.
-        names: those of the models.
-        models: their predictions.
-        blended: those of the blend.
+        blend: names and weighs the models.
+        models: their predictions of the whole table.
         answers: relevant product ids by query id.
-        validated: [queries] NDCG@5 of the blend, cross-validated.
+        validated: [queries] NDCG@5 of the blend's scores, cross-validated.
 
     Returns:
-        The means.
+        The means of NDCG@5.
     """
-    ndcg = {name: ndcg_per_query(ranking(model), answers) for name, model in zip(names, models, strict=True)}
-    blend = ndcg_per_query(ranking(blended), answers)
-    random = random_ndcg(ranking(blended), answers)
-    rows = [("random order", f"{random:.6f}")]
-    rows += [(name, with_interval(per_query)) for name, per_query in [*ndcg.items(), ("blend", blend)]]
+    names = [model.name for model in blend.models]
+    rankings = {name: ranking(model) for name, model in zip(names, models, strict=True)}
+    rankings["blend"] = ranking(blend.fuse(models))
+    if blend.listed_once:
+        rankings[LISTED_ONCE] = ranking(blend.apply(models))
+    ndcg = {name: ndcg_per_query(ranked, answers) for name, ranked in rankings.items()}
+    random = random_ndcg(rankings["blend"], answers)
+    rows = {"random order": f"{random:.6f}"} | {name: with_interval(found) for name, found in ndcg.items()}
     if validated is not None:
-        rows.append(("cross-validated", with_interval(validated)))
+        rows["cross-validated"] = with_interval(validated)
+    if blend.listed_once:
+        rows[LISTED_ONCE] = rows.pop(LISTED_ONCE)  # to the end: the others are of scores
     print(f"NDCG@5 on {table} [95 % bootstrap interval over queries]")
     print_table(rows)
+    print(f"recall and mean reciprocal rank on {table}")
+    print_table({name: describe_others(ranked, answers) for name, ranked in rankings.items()})
+    means = {name: float(found.mean()) for name, found in ndcg.items()}
     return Figures(
         random,
-        {name: float(per_query.mean()) for name, per_query in ndcg.items()},
-        float(blend.mean()),
+        {name: means[name] for name in names},
+        means[LISTED_ONCE if blend.listed_once else "blend"],
         None if validated is None else float(validated.mean()),
+        means["blend"] if blend.listed_once else None,
     )
 
 
@@ -208,19 +222,19 @@ def blend_models(settings: EnsembleSettings) -> Blend:
         BlendedModel(source.name, source.valid, source.test, weight)
         for source, weight in zip(sources, weights, strict=True)
     )
-    blend = Blend(models, normalization, search, settings.split, figures={})
+    blend = Blend(models, normalization, search, settings.split, {}, settings.listed_once)
 
     # Report on valid, and on the split where it has answers.
     validated = cross_validate(SEARCHES[search], candidates) if len(answers) > 1 else None
-    figures = {"valid": report("valid", names, valid, blend.apply(valid), answers, validated)}
-    split, blended = Split(data, settings.split), blend.apply(test)
+    figures = {"valid": report("valid", blend, valid, answers, validated)}
+    split = Split(data, settings.split)
     if split.answers.is_file():
         answers = split.read_answers(test[0], sources[0].test)
-        figures[split.name] = report(split.name, names, test, blended, answers)
+        figures[split.name] = report(split.name, blend, test, answers)
 
     # Write the submission, and what it is made from.
     submission = folder / "submission.csv"
-    write_submission(submission, blended, read_products(data))
+    write_submission(submission, blend.apply(test), read_products(data))
     blend = dataclasses.replace(blend, figures=figures)
     blend.write(folder)
     print(f"submission: {submission}")

@@ -242,6 +242,7 @@ def test_what_was_blended_is_written_beside_the_submission(tmp_path):
         "models": {"model1": (second + 1) / 2, "model2": 0.75},
         "blend": 1.0,
         "cross_validated": 0.75,
+        "by_scores": None,
     }
     content = json.loads((tmp_path / "blend.json").read_text())
     figures = content.pop("ndcg@5")
@@ -258,6 +259,7 @@ def test_what_was_blended_is_written_beside_the_submission(tmp_path):
         "normalize": "none",
         "search": "grid",
         "split": "testB",
+        "listed_once": None,
     }
     assert list(figures) == ["valid", "testB"]
     assert figures["valid"].pop("models") == pytest.approx(expected.pop("models"))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from kddcup.rank.metrics import bootstrap_interval, ndcg, ndcg_per_query, random_ndcg
+from kddcup.rank.metrics import (
+    bootstrap_interval,
+    describe_others,
+    measure,
+    ndcg,
+    ndcg_per_query,
+    random_ndcg,
+    recall,
+    reciprocal_rank,
+)
 
 # What a hit at rank 1, 2, … 5 gains: 1 / log2(rank + 1).
 GAIN = [1.0, 0.6309297535714575, 0.5, 0.43067655807339306, 0.38685280723454163]
@@ -54,6 +63,45 @@ def test_figures_per_query_stand_in_the_order_of_the_answers():
     rankings = {"a": [1, 2], "b": [3, 4], "c": [5, 6]}
     found = ndcg_per_query(rankings, {"b": [4], "a": [1]})
     np.testing.assert_allclose(found, [GAIN[1], 1])
+
+
+@pytest.mark.parametrize(
+    ("ranked", "answers", "k", "expected"),
+    [
+        ([1, 2, 3], {1}, 1, 1),
+        ([1, 2, 3], {2}, 1, 0),
+        ([1, 9, 2, 8, 3, 4], {1, 2, 3, 4}, 5, 3 / 4),
+        ([1, 2], {1, 2, 77, 78}, 5, 1 / 2),  # answers that are no candidates count
+        ([9, 1, 8, 2], [1, 2, 2], 2, 1 / 2),
+        (list(range(20)), {9, 10}, 10, 1 / 2),
+    ],
+)
+def test_recall_is_what_a_hand_finds(ranked, answers, k, expected):
+    assert recall(ranked, answers, k) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranked", "answers", "expected"),
+    [([1, 2, 3], {1, 3}, 1), ([9, 8, 1, 2], [2, 1], 1 / 3), ([9, 8], {1}, 0), ([*range(40)], {39}, 1 / 40)],
+)
+def test_the_reciprocal_rank_is_what_a_hand_finds(ranked, answers, expected):
+    assert reciprocal_rank(ranked, answers) == expected
+
+
+def test_all_metrics_of_all_queries_are_measured_and_described():
+    rankings, answers = {"a": [1, 2], "b": [4, 3]}, {"b": [3], "a": [1, 2]}
+    found = {name: figures.tolist() for name, figures in measure(rankings, answers).items()}
+    assert found == {
+        "NDCG@5": [pytest.approx(GAIN[1]), 1],
+        "recall@1": [0, 1 / 2],
+        "recall@5": [1, 1],
+        "recall@10": [1, 1],
+        "MRR": [1 / 2, 1],
+    }
+    assert describe_others(rankings, answers) == (
+        "recall@1 0.250 [0.000, 0.500]  recall@5 1.000 [1.000, 1.000]  recall@10 1.000 [1.000, 1.000]  "
+        "MRR 0.750 [0.500, 1.000]"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.rank.fusion import Normalization, normalize, weighted_sum
+from kddcup.rank.listing import ListedOnce, put_listed_once_first
 from kddcup.rank.predictions import Predictions, read_models
 
 Search = Literal["grid", "exact", "local"]
@@ -41,15 +42,18 @@ class Figures:
     Args:
         random: to be expected of a random order.
         models: of each model alone, by name.
-        blend: of the blend; on valid its weights are fitted to this figure.
-        cross_validated: of the blend on valid, each query at weights that are fitted without it; None on
-            other tables, and where there is one query alone.
+        blend: of the blend as it is submitted.
+        cross_validated: of the blend's scores on valid, each query at weights that are fitted without it;
+            None on other tables, and where there is one query alone.
+        by_scores: of the blend in the order of its scores, to which the weights are fitted on valid; None
+            where it is submitted so.
     """
 
     random: float
     models: Mapping[str, float]
     blend: float
     cross_validated: float | None = None
+    by_scores: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,12 @@ class Blend:
           "normalize": "none",
           "search": "grid",
           "split": "testB",
+          "listed_once": null,
           "ndcg@5": {
             "valid": {"random": 0.1, "models": {"model1": 0.7, "model2": 0.69}, "blend": 0.73,
-                      "cross_validated": 0.72},
+                      "cross_validated": 0.72, "by_scores": null},
             "testB": {"random": 0.1, "models": {"model1": 0.7, "model2": 0.69}, "blend": 0.73,
-                      "cross_validated": null}
+                      "cross_validated": null, "by_scores": null}
           }
         }
 
@@ -85,6 +90,8 @@ class Blend:
         search: how the weights were found.
         split: the test table that the models' test predictions are of.
         figures: by table: valid's, and those of the split where it has answers.
+        listed_once: ``first`` where candidates whose product is listed under one query alone stand first;
+            None where scores alone decide.
     """
 
     models: tuple[BlendedModel, ...]
@@ -92,6 +99,7 @@ class Blend:
     search: Search
     split: str
     figures: Mapping[str, Figures]
+    listed_once: ListedOnce | None = None
 
     @property
     def weights(self) -> list[float]:
@@ -110,9 +118,14 @@ class Blend:
         """
         return read_models([(path, "python validation.py") for path in self.paths(table)])
 
-    def apply(self, models: Sequence[Predictions]) -> Predictions:
-        """Blend each model's scores of the same candidates."""
+    def fuse(self, models: Sequence[Predictions]) -> Predictions:
+        """Blend each model's scores of the same candidates; the order is that of the blended scores."""
         return weighted_sum([normalize(scores, self.normalize) for scores in models], self.weights)
+
+    def apply(self, models: Sequence[Predictions]) -> Predictions:
+        """Blend each model's scores of a whole table, and order its candidates as they are submitted."""
+        fused = self.fuse(models)
+        return put_listed_once_first(fused) if self.listed_once else fused
 
     def describe(self, folder: Path) -> dict[str, Any]:
         """Describe the blend in plain types, as ``blend.json`` of a folder does."""
@@ -129,6 +142,7 @@ class Blend:
             "normalize": self.normalize,
             "search": self.search,
             "split": self.split,
+            "listed_once": self.listed_once,
             "ndcg@5": {table: asdict(figures) for table, figures in self.figures.items()},
         }
 
@@ -171,15 +185,24 @@ class Blend:
                 _number(means["random"]),
                 {model.name: _number(means["models"][model.name]) for model in models},
                 _number(means["blend"]),
-                None if means["cross_validated"] is None else _number(means["cross_validated"]),
+                _optional_number(means["cross_validated"]),
+                _optional_number(means.get("by_scores")),
             )
             for table, means in content["ndcg@5"].items()
         }
-        blend = cls(models, content["normalize"], content["search"], _text(content["split"]), figures)
+        blend = cls(
+            models,
+            content["normalize"],
+            content["search"],
+            _text(content["split"]),
+            figures,
+            content.get("listed_once"),
+        )
         if (
             not 0 < len(models) == len(names)
             or blend.normalize not in get_args(Normalization)
             or blend.search not in get_args(Search)
+            or blend.listed_once not in (None, *get_args(ListedOnce))
             or "valid" not in figures
         ):
             raise ValueError
@@ -195,6 +218,10 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+def _optional_number(value: Any) -> float | None:
+    return None if value is None else _number(value)
 
 
 def _number(value: Any) -> float:

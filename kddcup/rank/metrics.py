@@ -1,6 +1,7 @@
-"""NDCG@5, as the competition computed it, and what stands beside it."""
+"""NDCG@5, as the competition computed it, and beside it recall, mean reciprocal rank and intervals."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -29,6 +30,41 @@ def ndcg(ranked: Sequence[int], answers: Collection[int]) -> float:
     """
     hits = np.array([product in answers for product in ranked[:K]], bool)
     return float(discount(np.flatnonzero(hits)).sum() / ideal_dcg(len(set(answers))))
+
+
+def recall(ranked: Sequence[int], answers: Collection[int], k: int) -> float:
+    """Compute the share of one query's answers that are among the first k; arguments as of :func:`ndcg`."""
+    wanted = set(answers)
+    return len(wanted.intersection(ranked[:k])) / len(wanted)
+
+
+def reciprocal_rank(ranked: Sequence[int], answers: Collection[int]) -> float:
+    """Compute 1 / rank of the first answer, 0 where there is none (Voorhees, 1999); arguments as of ndcg."""
+    return next((1 / rank for rank, product in enumerate(ranked, 1) if product in answers), 0.0)
+
+
+NDCG = f"NDCG@{K}"
+METRICS: dict[str, Callable[[Sequence[int], Collection[int]], float]] = {
+    NDCG: ndcg,
+    **{f"recall@{k}": partial(recall, k=k) for k in (1, 5, 10)},
+    "MRR": reciprocal_rank,
+}
+"""Of one query, by the names that are shown; the first is what models are chosen by."""
+
+
+def measure(
+    rankings: Mapping[str, Sequence[int]], answers: Mapping[str, Collection[int]]
+) -> dict[str, np.ndarray]:
+    """Compute each of :data:`METRICS` for each query; arguments and order as of :func:`ndcg_per_query`.
+
+    Returns:
+        [queries] by the metric's name.
+    """
+    wanted = {query: set(relevant) for query, relevant in answers.items()}
+    return {
+        name: np.array([metric(rankings[query], relevant) for query, relevant in wanted.items()])
+        for name, metric in METRICS.items()
+    }
 
 
 def ndcg_per_query(
@@ -63,6 +99,13 @@ def bootstrap_interval(per_query: np.ndarray, seed: int = 0, draws: int = 10_000
     means = [per_query[rng.integers(count, size=(len(block), count))].mean(1) for block in blocks]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+def describe_others(rankings: Mapping[str, Sequence[int]], answers: Mapping[str, Collection[int]]) -> str:
+    """Describe recall and mean reciprocal rank, each with its 95 % bootstrap interval, in a line."""
+    others = list(measure(rankings, answers).items())[1:]
+    intervals = ((name, figures.mean(), *bootstrap_interval(figures)) for name, figures in others)
+    return "  ".join(f"{name} {mean:.3f} [{low:.3f}, {high:.3f}]" for name, mean, low, high in intervals)
 
 
 def with_interval(per_query: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from kddcup.io.errors import UserError
 from kddcup.rank.blend import Blend
 from kddcup.rank.explanation import Explanation
 from kddcup.rank.fusion import normalize
-from kddcup.rank.metrics import bootstrap_interval, ndcg_per_query, random_ndcg
+from kddcup.rank.metrics import NDCG, bootstrap_interval, measure, ndcg_per_query, random_ndcg
 from kddcup.rank.predictions import Predictions, ranking
 from kddcup.rank.weights import GRID, CandidateScores
 from kddcup.table.table import Table
@@ -128,7 +128,7 @@ class Evaluation:
 
     Args:
         blend: the models' names and weights.
-        models: each model's scores by query, in the order of the blend.
+        models: each model's scores by query of the whole table, in the order of the blend.
         answers: relevant product ids by query id; its queries are the ones that count.
         pictures: of the candidates.
         explanations: what a model's scores are made of, by query; may be empty.
@@ -148,26 +148,33 @@ class Evaluation:
 
     @property
     def names(self) -> list[str]:
-        """The names of the models, and "blend"."""
-        return [*(model.name for model in self.blend.models), "blend"]
+        """The names of the models, and the blend's."""
+        blend = "blend, listed once first" if self.blend.listed_once else "blend"
+        return [*(model.name for model in self.blend.models), blend]
 
     @cached_property
     def scores(self) -> list[Predictions]:
-        """The scores of each model and of the blend, of the queries that count."""
-        models = [{query: model[query] for query in self.answers} for model in self.models]
-        return [*models, self.blend.apply(models)]
+        """The scores of each model and of the blend, of the queries that count, in the order of each."""
+        rankers = [*self.models, self.blend.apply(self.models)]
+        return [{query: scores[query] for query in self.answers} for scores in rankers]
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, np.ndarray]]:
+        """[queries] each metric of each model, of the blend and of each ranker of the baseline, by names."""
+        rankers = [*zip(self.names, self.scores, strict=True), *self.baselines.items()]
+        return {name: measure(ranking(scores), self.answers) for name, scores in rankers}
 
     @cached_property
     def ndcg(self) -> list[np.ndarray]:
         """[queries] NDCG@5 of each model and of the blend."""
-        return [ndcg_per_query(ranking(scores), self.answers) for scores in self.scores]
+        return [self.metrics[name][NDCG] for name in self.names]
 
     @cached_property
-    def baseline_ndcg(self) -> dict[str, np.ndarray]:
-        """[queries] NDCG@5 by ranker of the baseline."""
-        return {
-            name: ndcg_per_query(ranking(scores), self.answers) for name, scores in self.baselines.items()
-        }
+    def ndcg_by_scores(self) -> float:
+        """The mean NDCG@5 of the blend in the order of its scores."""
+        if not self.blend.listed_once:
+            return float(self.ndcg[-1].mean())
+        return float(ndcg_per_query(ranking(self.blend.fuse(self.models)), self.answers).mean())
 
     @property
     def random(self) -> float:

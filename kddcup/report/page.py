@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from kddcup.rank.explanation import WordScore
-from kddcup.rank.metrics import K, bootstrap_interval
+from kddcup.rank.metrics import METRICS, NDCG, K, bootstrap_interval
 from kddcup.rank.weights import GRID
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
 from kddcup.table.products import ListedProduct, find_link
@@ -48,9 +48,11 @@ def render_page(
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         split=split,
-        models=[_summarize(*model) for model in zip(evaluation.names, evaluation.ndcg, strict=True)],
-        baselines=[_summarize(*baseline) for baseline in evaluation.baseline_ndcg.items()],
+        models=[_summarize(name, evaluation.metrics[name]) for name in evaluation.names],
+        baselines=[_summarize(name, evaluation.metrics[name]) for name in evaluation.baselines],
+        metrics=list(METRICS),
         random=evaluation.random,
+        by_scores=evaluation.ndcg_by_scores if evaluation.blend.listed_once else None,
         blend=evaluation.blend,
         cross_validated=evaluation.blend.figures["valid"].cross_validated if split == "valid" else None,
         curve=_curve(evaluation) if len(evaluation.models) == 2 else None,
@@ -69,14 +71,16 @@ def _text(name: str) -> str:
     return resources.files("kddcup.report").joinpath(name).read_text("utf-8")
 
 
-def _summarize(name: str, ndcg: np.ndarray) -> dict[str, Any]:
-    low, high = bootstrap_interval(ndcg)
-    return {"name": name, "ndcg": ndcg.mean(), "low": low, "high": high}
+def _summarize(name: str, metrics: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Give mean, and low and high end of its interval, of each metric; those of NDCG@5 by their own names."""
+    figures = {metric: (values.mean(), *bootstrap_interval(values)) for metric, values in metrics.items()}
+    ndcg, low, high = figures[NDCG]
+    return {"name": name, "ndcg": ndcg, "low": low, "high": high, "figures": figures}
 
 
 def _curve(evaluation: Evaluation) -> dict[str, Any]:
     """Draw the curve in a square of 100 by 100 from its lowest to its highest point, and the blend in it."""
-    figures, chosen = evaluation.curve, evaluation.ndcg[-1].mean()
+    figures, chosen = evaluation.curve, evaluation.ndcg_by_scores
     low, high = min(figures.min(), chosen), max(figures.max(), chosen)
     span = max(high - low, np.finfo(float).tiny)
     points = zip(100 * GRID[:, 0], 100 * (high - figures) / span, strict=True)

@@ -9,8 +9,8 @@ import torch
 from kddcup.config import PredictSettings, ValidationSettings
 from kddcup.nn.ranker import Ranker
 from kddcup.rank.explanation import explanation_path
-from kddcup.rank.metrics import with_interval
-from kddcup.rank.predictions import write_predictions
+from kddcup.rank.metrics import describe_others, with_interval
+from kddcup.rank.predictions import ranking, read_answers, write_predictions
 from kddcup.rank.scoring import Candidates, encode_candidates, score_encoded
 from kddcup.rank.split import Split
 from kddcup.stages import Stage, predictions_path
@@ -88,6 +88,8 @@ class TrainedModel:
             if name == "valid" or split.answers.is_file():
                 figure = f"NDCG@5 {with_interval(split.ndcg(predictions))}  "
             print(f"{self.stage.name} on {name}: {figure}{out}")
+            if figure:
+                print(f"  {describe_others(ranking(predictions), read_answers(split.answers))}")
 
 
 def predict(stage: Stage, settings: PredictSettings, explain: Explain | None = None) -> None:
