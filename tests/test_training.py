@@ -135,8 +135,9 @@ def test_a_table_of_few_batches_is_swept_several_times_in_an_epoch(trained):
 
 
 @pytest.mark.parametrize(("rows", "steps"), [(2, 50), (300, 54), (4_000, 125), (30_000, 937)])
-def test_epochs_follow_the_table(rows, steps):
-    recipe = small.MULTILABEL.recipes["small"]
+@pytest.mark.parametrize("stage", stages.STAGES, ids=lambda stage: stage.name)
+def test_epochs_follow_the_table(stage, rows, steps):
+    recipe = stage.recipes["small"]
     corpus = mock.Mock(row_query=np.arange(rows), row_product=np.arange(rows))
     store = mock.MagicMock(positions=lambda products: products, __len__=lambda self: rows)
     tokens = Ragged(np.ones(rows, np.int32), np.arange(rows + 1))
