@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from kddcup import stages
 from kddcup.io.errors import UserError
 from kddcup.rank.scoring import encode_candidates, score_encoded
+from kddcup.release.__main__ import main as release_main
+from kddcup.release.archive import is_release_file
 from kddcup.search.index import Index
 from kddcup.search.searcher import Searcher
 from kddcup.table.extractor import Extractor, write_extractor
@@ -274,7 +277,7 @@ def test_others_features_models_and_files_are_refused(built, shop, trained, tmp_
         run_search(tmp_path, "query", "the", "--index", shop)
     with pytest.raises(UserError, match="sreve is none of index, add"):
         run_search(tmp_path, "sreve")
-    heads = shop / "segment-1" / "model1.label_heads"
+    heads = shop / "segment-1" / "model1.label_heads.bin"
     os.truncate(heads, heads.stat().st_size - 7)
     with pytest.raises(
         UserError, match=r"segment-1 is not a whole segment of an index \(model1\.label_heads is cut"
@@ -294,3 +297,54 @@ def test_query_prints_what_was_found(built):
     assert lines[0] == "unknown: qqq"
     assert re.fullmatch(r"1 \d+ -?\d\.\d{4} \[red 0\.\d\d·-?\d\.\d\d, leather .*, qqq .*\]", lines[1])
     assert re.fullmatch(r"2 of 1,373 products in \d+ ms, [\d,]+ looked at", lines[-1])
+
+
+def test_an_index_is_shared_with_its_models_and_a_page_about_them(built, tmp_path, monkeypatch, capsys):
+    def release(*flags):
+        monkeypatch.setattr(sys, "argv", ["release", *map(str, flags)])
+        release_main()
+
+    out = tmp_path / "out"
+    for _ in range(2):
+        release("--search", built / "shop.index", "--out", out)
+        packed = (out / "search.tar.gz").read_bytes()
+    release("--out", out, "--verify")
+    release("--extract", out / "search.tar.gz", "--to", tmp_path)
+    assert (out / "search.tar.gz").read_bytes() == packed
+    text, before, after = "red dress", Index.open(built / "shop.index"), Index.open(tmp_path / "search")
+    assert Searcher(after).search(text).hits == Searcher(before).search(text).hits
+    page = (tmp_path / "search" / "README.md").read_text()
+    assert "# Search in 1,373 products" in page
+    assert "- model1, small size, weight 0.600" in page
+    assert "| blend | 0.6000 |" in page
+    manifest = json.loads((out / "MANIFEST.json").read_text())
+    assert manifest["search"]["products"] == 1373
+    assert manifest["runs"]["model2"]["size"] == "small"
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["segment-1/evil.py", "models-1/../x.bin", "x/y.bin", "segment-1/a/b.bin"])
+def test_an_archive_of_an_index_has_nothing_else(name):
+    assert not is_release_file(f"search/{name}")
+    assert is_release_file("search/segment-12/model1.label_heads.bin")
+
+
+def test_judge_says_how_well_the_whole_index_is_ranked(built, tmp_path):
+    index = Index.open(built / "shop.index")
+    first = Searcher(index, rerank=0)
+    best = [index.product(hit.product).id for hit in first.search("red dress", 1000).hits]
+    queries = tmp_path / "queries.csv"
+    rows = ["query,product_id,relevance", f"red dress,{best[0]},1", f"red dress,{best[3]},1"]
+    rows += [f"red dress,{best[1]},0", "red dress,absent,1", "leather,nobody,1"]
+    queries.write_text("\n".join(rows))
+    printed = run_search(tmp_path, "judge", "--index", built / "shop.index", "--queries", queries)
+    said, blended, alone = printed.splitlines()
+    assert said.startswith("1 queries over 1,373 products; left out: 2 products that the index has not, 1 ")
+    assert blended.startswith("  model1, then 50 by all  NDCG@5 0.")
+    ndcg = (1 + 1 / np.log2(5)) / (1 + 1 / np.log2(3))
+    assert alone.startswith(f"  model1 alone             NDCG@5 {ndcg:.3f} [")
+    assert "recall@1 0.500 [" in alone
+    assert "MRR 1.000 [" in alone
+    queries.write_text("query,product_id\nred,x\n")
+    with pytest.raises(UserError, match="lists no product of"):
+        run_search(tmp_path, "judge", "--index", built / "shop.index", "--queries", queries)

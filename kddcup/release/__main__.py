@@ -3,10 +3,12 @@
     python -m kddcup.release --out release
     python -m kddcup.release --out release --verify
     python -m kddcup.release --extract info.tar.gz --to data
+    python -m kddcup.release --search shop.index --out shop-release
 
 Writes info.tar.gz, a ckpt.tar.gz for each model of blend.json in a folder of its name, and MANIFEST.json into
 the folder ``out``. The same run gives the same bytes. ``--extract`` unpacks an archive from anybody: all of
-it, or nothing, where it is damaged or holds anything that a release does not have.
+it, or nothing, where it is damaged or holds anything that a release does not have. ``--search`` packs a
+search index instead, and writes beside it what there is to say of its models.
 """
 
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from kddcup.cli import parse_settings
 from kddcup.io.errors import run_script
 from kddcup.release.archive import extract
 from kddcup.release.manifest import find_summary, verify, write_release
+from kddcup.release.sharing import write_search_release
 
 
 @dataclass
@@ -30,6 +33,7 @@ class ReleaseSettings:
         verify: compare the archives in the folder out with its manifest, and write nothing.
         extract: an archive to unpack. It is compared with the MANIFEST.json beside it or in the folder above,
             if there is one.
+        search: pack this search index, with its models, instead of a run.
         to: folder to unpack it into; the archive's own folder must not exist there yet.
     """
 
@@ -39,6 +43,7 @@ class ReleaseSettings:
     checkpoints_dir: str = "checkpoints"
     verify: bool = False
     extract: str | None = None
+    search: str | None = None
     to: str = "."
 
 
@@ -50,6 +55,8 @@ def main() -> None:
         extract(archive, Path(settings.to), find_summary(archive))
     elif settings.verify:
         verify(Path(settings.out))
+    elif settings.search is not None:
+        write_search_release(Path(settings.search), Path(settings.out))
     else:
         write_release(
             Path(settings.out),

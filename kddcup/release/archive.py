@@ -20,11 +20,14 @@ from kddcup.io.atomic import atomic_folder, atomic_write
 from kddcup.io.errors import UserError, explain_error
 from kddcup.io.folders import MARKER
 from kddcup.rank.baseline import LOGISTIC
+from kddcup.search.index import INDEX
 from kddcup.table.extractor import EXTRACTOR_FILE
 
 MANIFEST = "MANIFEST.json"
 INFO, CHECKPOINTS = "info", "ckpt"
 """The folder in the archive of stage 1, and in that of anything blended."""
+SEARCH, SEARCH_CARD = "search", "README.md"
+"""The folder in the archive of a search index, and the page about its models."""
 MAX_MEMBERS = 1000
 """The most members of an archive; a release has about ten."""
 MAX_BYTES = 1 << 36
@@ -40,12 +43,24 @@ _CHECKPOINT_NAME = re.compile(
     rf"{CHECKPOINTS}/([A-Za-z0-9][\w.-]{{0,199}}\.(pth|safetensors)|{re.escape(LOGISTIC)}|{MANIFEST})",
     re.ASCII,
 )
+_SEARCH_NAME = re.compile(
+    rf"{SEARCH}/({INDEX}|{SEARCH_CARD}|{MANIFEST}|removed-[0-9]{{1,9}}\.npy"
+    r"|(models|segment)-[0-9]{1,9}/[A-Za-z0-9][\w.-]{0,199}\.(bin|json|npz|safetensors))",
+    re.ASCII,
+)
+_SEARCH_FOLDER = re.compile(rf"{SEARCH}(/(models|segment)-[0-9]{{1,9}})?", re.ASCII)
 _FOLDERS = {CHECKPOINTS, *(str(parent) for name in _INFO_NAMES for parent in PurePosixPath(name).parents)}
 
 
 def is_release_file(name: str) -> bool:
     """Whether a release has a file of this name, for example ``ckpt/model-epoch5.pth``."""
-    return name in _INFO_NAMES or _CHECKPOINT_NAME.fullmatch(name) is not None
+    return name in _INFO_NAMES or any(
+        pattern.fullmatch(name) is not None for pattern in (_CHECKPOINT_NAME, _SEARCH_NAME)
+    )
+
+
+def _is_release_folder(name: str) -> bool:
+    return name in _FOLDERS or _SEARCH_FOLDER.fullmatch(name) is not None
 
 
 def pack(path: Path, contents: Mapping[str, Path]) -> None:
@@ -172,7 +187,7 @@ def _iterate_files(tar: tarfile.TarFile, packed: int) -> Iterator[tuple[str, tar
         # A plain file can be sparse too, by its attributes: its size is then not what it unpacks to.
         if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or entry.issparse():
             raise tarfile.TarError(f"{shown} is a link, a device or a sparse file")
-        if not (name in _FOLDERS if entry.isdir() else is_release_file(name)):
+        if not (_is_release_folder(name) if entry.isdir() else is_release_file(name)):
             raise tarfile.TarError(f"{shown} is nothing that a release has")
         if name in names:
             raise tarfile.TarError(f"{shown} is there twice")
@@ -185,7 +200,7 @@ def _iterate_files(tar: tarfile.TarFile, packed: int) -> Iterator[tuple[str, tar
         if entry.isfile():
             yield name, entry
     tops = {name.partition("/")[0] for name in names} - {"."}
-    if len(tops) != 1 or names <= _FOLDERS:
+    if len(tops) != 1 or all(map(_is_release_folder, names)):
         raise tarfile.TarError("it does not hold one folder with files")
 
 

@@ -16,17 +16,19 @@ from kddcup.release.archive import (
     CHECKPOINTS,
     INFO,
     MANIFEST,
+    SEARCH,
     check_present,
     is_release_file,
     pack,
     summarize,
 )
+from kddcup.train.checkpoint import Checkpoint
 from kddcup.train.folder import find_checkpoint
 
 MADE_BY = "python -m kddcup.release"
 PACKAGES = ("torch", "numpy", "scikit-learn", "tokenizers")
 """The packages whose versions the manifest has."""
-_ARCHIVE_NAME = re.compile(rf"{INFO}\.tar\.gz|[\w-]+/{CHECKPOINTS}\.tar\.gz", re.ASCII)
+_ARCHIVE_NAME = re.compile(rf"{INFO}\.tar\.gz|{SEARCH}\.tar\.gz|[\w-]+/{CHECKPOINTS}\.tar\.gz", re.ASCII)
 
 
 def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_dir: str) -> None:
@@ -54,12 +56,7 @@ def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_di
         contents[f"{stage.name}/{CHECKPOINTS}.tar.gz"] = {
             f"{CHECKPOINTS}/{checkpoint.path.name}": checkpoint.path
         }
-        runs[stage.name] = {
-            "checkpoint": checkpoint.path.name,
-            "size": checkpoint.config.size,
-            "seed": checkpoint.config.training.get("seed"),
-            "training": checkpoint.config.training,
-        }
+        runs[stage.name] = describe_run(checkpoint)
     if "logistic" in blended:
         LogisticRanker.read(resources_dir / LOGISTIC)
         contents[f"logistic/{CHECKPOINTS}.tar.gz"] = {f"{CHECKPOINTS}/{LOGISTIC}": resources_dir / LOGISTIC}
@@ -73,6 +70,16 @@ def write_release(out: Path, data_dir: Path, resources_dir: Path, checkpoints_di
     }
     write_json(out / MANIFEST, manifest)
     print(f"{len(contents)} archives: {out}")
+
+
+def describe_run(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe the run that made a checkpoint."""
+    return {
+        "checkpoint": checkpoint.path.name,
+        "size": checkpoint.config.size,
+        "seed": checkpoint.config.training.get("seed"),
+        "training": checkpoint.config.training,
+    }
 
 
 def find_info_files(info: Path) -> dict[str, Path]:

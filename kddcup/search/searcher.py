@@ -119,10 +119,10 @@ class Searcher:
         device = torch.device("cpu")
         likeness = self.settings.likeness
         wanted = dict.fromkeys([name, likeness, *(self.settings.weights if rerank else ())])
-        self._models: dict[str, IndexedModel] = {
+        self.models: dict[str, IndexedModel] = {
             each: load_model(each, index.models_folder, device) for each in wanted
         }
-        chosen = self._models[name]
+        chosen = self.models[name]
         if not isinstance(chosen, WordModel):
             raise UserError(
                 f"{name} does not score word by word, and cannot rank a whole index: name another"
@@ -131,7 +131,7 @@ class Searcher:
         self._threads, self._lock = Threads(), threading.Lock()
         self.columns = Columns(index, chosen, memory, self._threads)
         self._ranking = Ranking(index, chosen, self.columns, self._threads)
-        self._similar = self._models[likeness].similar
+        self._similar = self.models[likeness].similar
         self._words = KnownWords.read(index.models_folder)
 
     def search(self, text: str, top: int = 20) -> Results:
@@ -187,7 +187,7 @@ class Searcher:
 
     def score(self, name: str, text: str, rows: np.ndarray) -> np.ndarray:
         """Score rows [n] of the index by one of the models that were loaded: [n] float64."""
-        model = self._models[name]
+        model = self.models[name]
         arrays = {
             array: self.index.take(array, rows)
             for array in self.index.segments[0].arrays

@@ -17,6 +17,8 @@ from kddcup.table.products import ListedPicture
 
 SEGMENT = "segment.json"
 """The name of the file that says which arrays a segment has; the last that is written."""
+ARRAY = ".bin"
+"""The suffix of the files of arrays, which have their numbers alone."""
 TEXTS = "texts"
 """The array of what is shown of products: JSON as bytes, one after the other."""
 CLASSES = "classes"
@@ -122,7 +124,7 @@ class SegmentWriter:
         return [product.id, product.title, product.url, product.height, product.width, pictures]
 
     def _append(self, name: str, array: np.ndarray) -> None:
-        with open(self._folder / name, "ab") as file:
+        with open(self._folder / f"{name}{ARRAY}", "ab") as file:
             file.write(np.ascontiguousarray(array).data)
         self._dtypes[name] = str(array.dtype)
         self._shapes[name] = array.shape[1:]
@@ -178,7 +180,11 @@ class Segment:
         try:
             products = int(content["products"])
             for name, entry in content["arrays"].items():
-                arrays[name] = _map(folder / name, np.dtype(entry["dtype"]), tuple(entry["shape"]))
+                if name != os.path.basename(name):
+                    raise ValueError("an array is outside the folder")
+                arrays[name] = _map(
+                    folder / f"{name}{ARRAY}", np.dtype(entry["dtype"]), tuple(entry["shape"])
+                )
                 if entry["norm"] is not None:
                     norms[name] = float(entry["norm"])
             regions, texts = (
