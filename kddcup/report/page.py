@@ -15,6 +15,7 @@ from kddcup.rank.explanation import WordScore
 from kddcup.rank.metrics import METRICS, NDCG, K, bootstrap_interval
 from kddcup.rank.weights import GRID
 from kddcup.report.evaluation import FEWEST_QUERIES, Evaluation, Picture
+from kddcup.stages import BASELINES
 from kddcup.table.products import ListedProduct, find_link
 
 COLOURS = 33
@@ -50,6 +51,7 @@ def render_page(
         split=split,
         models=[_summarize(name, evaluation.metrics[name]) for name in evaluation.names],
         baselines=[_summarize(name, evaluation.metrics[name]) for name in evaluation.baselines],
+        plain=[name for name in evaluation.metrics if name in BASELINES],
         metrics=list(METRICS),
         random=evaluation.random,
         by_scores=evaluation.ndcg_by_scores if evaluation.blend.listed_once else None,
