@@ -33,12 +33,22 @@ from kddcup.rank.predictions import (
     write_submission,
 )
 from kddcup.rank.split import Split
-from kddcup.rank.weights import GRID, CandidateScores, cross_validate, search_exact, search_grid, search_local
+from kddcup.rank.weights import (
+    GRID,
+    CandidateScores,
+    cross_validate,
+    search_bagged,
+    search_exact,
+    search_grid,
+    search_local,
+)
 from kddcup.table.products import read_products
 
 LISTED_ONCE = "listed once first"
 """The name of the blend's row where the lists of candidates decide before the scores."""
-SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_local}
+SEARCHES = {"grid": search_grid, "exact": search_exact, "local": search_local, "bagged": search_bagged}
+TWO_MODELS = ("grid", "exact")
+"""The searches that are for two models."""
 
 
 @dataclass
@@ -51,10 +61,11 @@ class EnsembleSettings:
         split: the test table; where it has answers, figures on it are printed too.
         search: how the weights are found on valid. grid tries the published 100 weights of two models. exact
             finds the best of all weights of two models. local finds good weights of any number of models by
-            exact searches along lines; better ones may exist. By default grid where the full size's two
-            matchers are blended, exact for any other two, and local for another number. Beside the fitted
-            NDCG@5 stands the cross-validated one: the queries are dealt into five folds with a fixed seed,
-            and each fold is scored with the weights fitted on the other four.
+            exact searches along lines; better ones may exist. bagged takes the mean of the best weights over
+            resamples of valid's queries, which fits valid less and other queries more. By default bagged at
+            small size; at full size grid for the two matchers, exact for two that are named, and local for
+            another number. Beside the fitted NDCG@5 stands the cross-validated one: the queries are dealt
+            into five folds with a fixed seed, and each fold is scored with the weights fitted on the others.
         models: what is blended. A stage (multilabel, model1, model2) or a baseline (logistic, neighbours) is
             named, and read from resources_dir; of anything else the file of valid predictions is. By default
             the matchers at full size, and all stages and logistic at small size; the size is the one that
@@ -130,10 +141,12 @@ def choose_search(settings: EnsembleSettings, size: str, models: int) -> Search:
         UserError: the search that the settings name is for two models.
     """
     if settings.search is None:
+        if size == "small":
+            return "bagged"
         if models != 2:
             return "local"
-        return "exact" if settings.models or size == "small" else "grid"
-    if settings.search != "local" and models != 2:
+        return "exact" if settings.models else "grid"
+    if settings.search in TWO_MODELS and models != 2:
         raise UserError(
             f"--search {settings.search} blends two models, and there are {models}: take --search local"
         )

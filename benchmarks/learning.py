@@ -49,8 +49,14 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "no noise": ("--feature_noise", "0"),
         "last weights": ("--average", "0"),
     },
-    "model1": {},
-    "model2": {},
+    "model1": {
+        "hardest negatives from the start": ("--mean_epochs", "0"),
+        "negatives with the same words": ("--positives", "listed"),
+    },
+    "model2": {
+        "from the encoder alone": ("--start", "encoder"),
+        "negatives with the same words": ("--positives", "listed"),
+    },
 }
 """By stage and name: the flags that change its recipe."""
 BASELINES = ("logistic", "neighbours")

@@ -413,11 +413,11 @@ def test_the_size_of_the_data_decides_what_is_blended_and_how(tmp_path):
     assert "best weights on valid\n" in printed
     blend = Blend.read(tmp_path)
     assert [model.name for model in blend.models] == ["multilabel", "model1", "model2", "logistic"]
-    assert (blend.normalize, blend.search) == ("zscore", "local")
+    assert (blend.normalize, blend.search) == ("zscore", "bagged")
     run(tmp_path, "--models", "logistic", "model1")
     blend = Blend.read(tmp_path)
     assert [model.name for model in blend.models] == ["logistic", "model1"]
-    assert (blend.normalize, blend.search) == ("zscore", "exact")
+    assert (blend.normalize, blend.search) == ("zscore", "bagged")
     (tmp_path / "test_pred_logistic.json").unlink()
     assert "make it with 'python -m kddcup.baseline'" in refusal(tmp_path)
     write_marker(tmp_path / "info", [], {"size": "full"})

@@ -11,6 +11,7 @@ from kddcup.rank.weights import (
     GRID,
     CandidateScores,
     cross_validate,
+    search_bagged,
     search_exact,
     search_grid,
     search_local,
@@ -106,6 +107,30 @@ def test_of_equal_optima_the_middle_of_the_widest_is_taken():
     # The hit stands first below 0.3 in one query, and above 0.4 in the other.
     models = merge(one_query([0, 7], [3, 0]), one_query([6, 0], [0, 4]))
     assert search_exact(CandidateScores.of(models, {"0": [1], "1": [1]})) == pytest.approx([0.7, 0.3])
+
+
+def test_bagged_weights_are_the_mean_of_a_resamples_best():
+    # Of weights k/60 of the first model, the hit leads where k < 30; at 30 it ties and stands second.
+    candidates = CandidateScores.of(one_query([1, 0], [0, 1]), {"q": [2]})
+    assert search_bagged(candidates) == pytest.approx([14.5 / 60, 45.5 / 60])
+
+
+def test_bagged_weights_are_the_mean_over_resamples():
+    # The first query wants k from 30 to 60, the second from 0 to 29. A resample has one of them alone, each in
+    # a quarter of the cases, or both, and then all k are as good.
+    models = merge(one_query([1, 0], [0, 1]), one_query([1, 0], [0, 1]))
+    candidates = CandidateScores.of(models, {"0": [1], "1": [2]})
+    first, second, both = 45 / 60, 14.5 / 60, 30 / 60
+    expected = 0.25 * first + 0.25 * second + 0.5 * both
+    assert search_bagged(candidates)[0] == pytest.approx(expected, abs=0.02)
+
+
+def test_bagged_weights_of_many_models_sum_to_one_and_are_the_same_again():
+    candidates = CandidateScores.of(*draw(0, 6, 1000, queries=10))
+    weights = search_bagged(candidates)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights >= 0).all()
+    assert weights.tolist() == search_bagged(candidates).tolist()
 
 
 def test_an_optimum_that_no_blend_in_floating_point_comes_to_is_not_claimed():

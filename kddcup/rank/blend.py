@@ -13,7 +13,7 @@ from kddcup.rank.fusion import Normalization, normalize, weighted_sum
 from kddcup.rank.listing import ListedOnce, put_listed_once_first
 from kddcup.rank.predictions import Predictions, read_models
 
-Search = Literal["grid", "exact", "local"]
+Search = Literal["grid", "exact", "local", "bagged"]
 BLEND = "blend.json"
 MADE_BY = "python ensemble.py"
 

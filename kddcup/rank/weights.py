@@ -17,9 +17,12 @@ from kddcup.rank.predictions import Predictions
 GRID = np.stack([np.linspace(0, 1, 100), 1 - np.linspace(0, 1, 100)], 1)
 """[100, 2] the published grid of two models' weights."""
 STEPS = 60
-"""The finest grid of the local search has weights that are multiples of 1 / STEPS."""
+"""The finest grid of weights has multiples of 1 / STEPS."""
 LINES = 200
-"""So many lines cross it, at most; a grid of many models is coarser."""
+"""So many lines cross that of the local search, at most; a grid of many models is coarser."""
+POINTS = 1000
+"""So many points has that of the bagged search, at most."""
+RESAMPLES = 1000
 STARTS = 20
 """So many of the best points are where coordinate searches begin."""
 FOLDS = 5
@@ -123,7 +126,8 @@ def search_local(candidates: CandidateScores) -> np.ndarray:
     the best of these, and of the points, a coordinate search goes on: a step takes the best share of one
     model, keeping the ratio of the others, and of all models the one with which most is gained.
     """
-    grid = _simplex_grid(len(candidates.scores))
+    models = len(candidates.scores)
+    grid = _simplex_grid(models, lambda n: comb(models, 2) * comb(n + models - 3, n - 1) <= LINES)
     lines = list(_grid_lines(grid))
     # Closed before figures are printed.
     with tqdm(lines, desc="blend", disable=None, leave=False) as bar:
@@ -134,10 +138,24 @@ def search_local(candidates: CandidateScores) -> np.ndarray:
     return max((_climb(candidates, start) for start in starts), key=attrgetter("ndcg")).weights
 
 
-def _simplex_grid(models: int) -> np.ndarray:
-    """Make all weights [N, M] of sum 1 that are multiples of 1 / steps, in the finest grid allowed."""
-    pairs = comb(models, 2)
-    steps = max(n for n in range(1, STEPS + 1) if n == 1 or pairs * comb(n + models - 3, n - 1) <= LINES)
+def search_bagged(candidates: CandidateScores) -> np.ndarray:
+    """Find weights [M], of sum 1, that owe less to which queries valid happens to have.
+
+    They are bagged (Breiman, 1996): the mean of the best weights of a grid over bootstrap resamples of the
+    queries, drawn with a fixed seed; of a resample's weights that tie, their mean. Where valid is small, the
+    best weights of its queries are often extreme, and those of others are not.
+    """
+    models, queries = candidates.scores.shape[:2]
+    grid = _simplex_grid(models, lambda n: comb(n + models - 1, n) <= POINTS)  # [P, M]
+    counts = np.random.default_rng(SEED).multinomial(queries, np.full(queries, 1 / queries), RESAMPLES)
+    means = counts @ candidates.ndcg(grid).T / queries  # [RESAMPLES, P]
+    best = means >= means.max(1, keepdims=True) - TOLERANCE
+    return ((best @ grid) / best.sum(1, keepdims=True)).mean(0)
+
+
+def _simplex_grid(models: int, fits: Callable[[int], bool]) -> np.ndarray:
+    """Make all weights [P, M] that are multiples of 1 / n and of sum 1, for the largest n that fits."""
+    steps = max(n for n in range(1, STEPS + 1) if n == 1 or fits(n))
     # The models' shares lie between bars put among the steps.
     places = steps + models - 1
     shares = [np.diff([-1, *bars, places]) - 1 for bars in combinations(range(places), models - 1)]
