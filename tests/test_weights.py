@@ -116,8 +116,8 @@ def test_bagged_weights_are_the_mean_of_a_resamples_best():
 
 
 def test_bagged_weights_are_the_mean_over_resamples():
-    # The first query wants k from 30 to 60, the second from 0 to 29. A resample has one of them alone, each in
-    # a quarter of the cases, or both, and then all k are as good.
+    # The first query wants k from 30 to 60, the second from 0 to 29. A resample has one of them alone, each
+    # in a quarter of the cases, or both, and then all k are as good.
     models = merge(one_query([1, 0], [0, 1]), one_query([1, 0], [0, 1]))
     candidates = CandidateScores.of(models, {"0": [1], "1": [2]})
     first, second, both = 45 / 60, 14.5 / 60, 30 / 60
