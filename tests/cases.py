@@ -429,6 +429,9 @@ def list_models() -> Iterator[Case]:
         "training": {"training": [1]},
         "setting of a dict": {"training": {"seed": {}}},
         "vocabulary": {"vocabulary": "red"},
+        "feature length": {"model": {"feature_length": -1.0}},
+        "figure of valid": {"valid": [0.5, float("nan")]},
+        "list of valid": {"valid": "0.5"},
         "one more entry": {"more": 1},
     }.items():
         yield Case(

@@ -144,7 +144,6 @@ def test_a_checkpoint_of_a_larger_vocabulary_or_of_hostile_moments_ends_a_script
 ):
     content = torch.load(trained / "multilabel" / "model-epoch0.pth", weights_only=True)
     flags = ("--data_dir", trained / "data", "--checkpoints_dir", tmp_path)
-    content["config"]["training"] |= {"batch_size": 16, "dropout": 0.2}
     shorten(content["optimizer"]["state"])
     torch.save(content, tmp_path / "model-epoch0.pth")
     done = run_script("multilabel", "train.py", *flags, "--epochs", 2, "--use_epoch", 1, "--resume")

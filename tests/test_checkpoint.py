@@ -59,6 +59,16 @@ def test_a_published_checkpoint_without_config_is_the_full_model_and_needs_a_tok
     assert found.read_vocabulary(str(tmp_path)).encode("Dresses") == [4, 5]
 
 
+def test_a_checkpoint_of_before_features_were_scaled_and_epochs_scored_is_read(tmp_path):
+    write(tmp_path, 0, use_epoch=0)
+    content = torch.load(tmp_path / "model-epoch0.pth", weights_only=True)
+    del content["config"]["model"]["feature_length"], content["config"]["valid"]
+    torch.save(content, tmp_path / "model-epoch0.pth")
+    found = find_checkpoint(MODEL1, str(tmp_path), None)
+    assert (found.config.model.feature_length, found.config.valid) == (0.0, [])
+    assert found.build(MODEL1).item.feature_length == 0
+
+
 @pytest.mark.parametrize("new_format", [True, False])
 def test_both_formats_of_torch_save_are_read(tmp_path, new_format):
     path = tmp_path / "model-epoch0.pth"

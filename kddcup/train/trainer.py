@@ -136,8 +136,9 @@ class Trainer:
     def _is_decided(self) -> bool:
         """Whether the best epoch is to be used and found."""
         settings, valid = self._settings, self._progress.valid
-        wanted = settings.stop_at_use_epoch and settings.use_epoch == "best" and valid
-        return bool(wanted) and len(valid) > find_best(valid) + settings.patience
+        if not settings.stop_at_use_epoch or settings.use_epoch != "best" or not valid:
+            return False
+        return len(valid) > find_best(valid) + settings.patience
 
     def batches(self, loader: TrainLoader, epoch: int) -> Iterator[list[Batch]]:
         """An epoch's batches that have not been trained on, as micro-batches; between them the run is saved.
