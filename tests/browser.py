@@ -41,7 +41,9 @@ class Page:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def texts(self, selector):
-        return [node.get_property("textContent") for node in self.find_all(selector)]
+        # At once: nodes that were found may be gone by the time they are asked.
+        script = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
+        return self.driver.execute_script(script, selector)
 
     def press(self, *keys):
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -15,12 +16,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from kddcup.io.errors import UserError
 from kddcup.search import server
@@ -31,6 +35,7 @@ from kddcup.search.searcher import Hit, HitWord, Results, Searcher
 from kddcup.search.segment import Product, Regions
 from kddcup.table.products import ListedPicture
 from tests import searching
+from tests.browser import Page
 from tests.conftest import ROOT
 
 HOSTILE = "<img src=x onerror=\"document.title='broken'\"></script> \u202eright to left \u0007"
@@ -416,7 +421,7 @@ def test_the_next_search_is_of_the_index_that_has_replaced_the_one_before(index)
         assert ask(address, "/api/search", q="dress")["products"] == before["products"] - 1
         refuse(address, f"/api/similar/{first}", 404)
         assert ask(address, "/healthz")["products"] == before["products"] - 1
-        shutil.rmtree(index)
+        shutil.rmtree(index)  # what is open is searched on
         assert ask(address, "/api/search", q="dress")["products"] == before["products"] - 1
 
 
@@ -508,3 +513,368 @@ def test_ten_thousand_searches_at_fifty_at_once_leave_the_memory_as_it_was(real)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert grown < 20_000_000
+
+
+# --- in the browser
+
+
+class SearchPage(Page):
+    """The page as somebody who searches meets it."""
+
+    def __init__(self, driver, address, query=""):
+        super().__init__(driver, f"{address}/{query}", address)
+
+    def wait(self, condition):
+        return WebDriverWait(self.driver, 60).until(lambda _: condition())
+
+    def wait_for(self, *names):
+        """Wait until these products are shown, in this order."""
+        self.wait(lambda: self.names == list(names))
+
+    @property
+    def names(self):
+        return self.texts("#hits .name > :first-child")
+
+    @property
+    def asked(self):
+        """What the address says."""
+        return parse_qs(urlsplit(self.driver.current_url).query)
+
+    @property
+    def box(self):
+        return self.find("#box").get_property("value")
+
+    @property
+    def focused_card(self):
+        """The name on the card that has the focus, or none."""
+        script = (
+            "return document.activeElement.closest('li')?.querySelector('.name > :first-child').textContent"
+        )
+        return self.driver.execute_script(script)
+
+    def type(self, text):
+        self.find("#box").send_keys(text)
+
+    def set_width(self, width):
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+RED = ["Red leather bag", "Red lamp", f"{HOSTILE} red", "红色 皮革 bag", "5", "blue" + "x" * 300]
+"""The products by how red they are."""
+
+
+@pytest.fixture
+def visit(address, chromium):
+    """Visits the page at a query of its address."""
+    yield lambda query="", address=address: SearchPage(chromium, address, query)
+    chromium.get("about:blank")  # while the server is there, which what was typed may still be asked of
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def page(visit, chromium):
+    page = visit()
+    yield page
+    assert page.complaints() == []
+    assert chromium.title != "broken"
+
+
+def test_there_is_a_box_and_nothing_else_until_one_types(page, shop):
+    assert page.find("main").text == ""
+    assert page.driver.switch_to.active_element == page.find("#box")
+    assert [node.is_displayed() for node in page.find_all("#box, #hits, #further, #legend, #status")] == [
+        True,
+        *[False] * 4,
+    ]
+    assert shop.searched == []
+
+
+def test_what_is_typed_is_searched_and_shown(page, shop):
+    page.type("red leather")
+    page.wait_for(*RED)
+    assert page.asked == {"q": ["red leather"]}
+    assert page.find("#status").text.replace("\xa0", " ") == "Best 6 of 6 products · 3 scored in full · 4 ms"
+    card = page.find("#hits > li")
+    assert card.find_element(By.CSS_SELECTOR, ".name a").get_attribute("href") == shop.products[0].url
+    assert card.find_element(By.CLASS_NAME, "id").text == "SKU-007"
+    rows = card.find_elements(By.TAG_NAME, "tr")
+    assert [row.text for row in rows] == ["red 50% 1.00", "leather 50% 1.00"]
+    # The two regions that weigh most lie where they are in the picture.
+    image = card.find_element(By.TAG_NAME, "img")
+    page.wait(lambda: image.get_property("naturalWidth") == 600)
+    regions = card.find_elements(By.CLASS_NAME, "region")
+    assert [region.text for region in regions] == ["30%", "50%"]
+    for region, (top, left, bottom, right) in zip(regions, (MIDDLE, CORNER), strict=True):
+        frame, inner = image.rect, region.rect
+        assert inner["x"] - frame["x"] == pytest.approx(left * frame["width"], abs=1)
+        assert inner["y"] - frame["y"] == pytest.approx(top * frame["height"], abs=1)
+        assert inner["width"] == pytest.approx((right - left) * frame["width"], abs=1)
+        assert inner["height"] == pytest.approx((bottom - top) * frame["height"], abs=1)
+        assert frame["width"] / frame["height"] == pytest.approx(1000 / 400, rel=0.02)
+    # Of a product without a picture all regions are drawn, with the names of their classes.
+    drawn = page.find_all("#hits > li")[2].find_elements(By.CLASS_NAME, "region")
+    assert [region.text for region in drawn] == ["picture 20%", "clasp 30%", "50%"]
+
+
+def test_the_search_is_refined_and_gone_back_from(page):
+    page.type("red")
+    page.wait_for(*RED)
+    page.press(Keys.ENTER)
+    page.type(" lamp")
+    page.wait_for(RED[1], RED[0], *RED[2:])
+    page.press(Keys.ENTER)
+    assert page.asked == {"q": ["red lamp"]}
+    page.driver.back()
+    page.wait_for(*RED)
+    assert (page.asked, page.box) == ({"q": ["red"]}, "red")
+    page.driver.back()
+    page.wait(lambda: page.names == [])
+    assert (page.find("main").text, page.box, page.asked) == ("", "", {})
+    page.driver.forward()
+    page.driver.forward()
+    page.wait_for(RED[1], RED[0], *RED[2:])
+
+
+def test_what_was_searched_for_while_one_typed_is_one_step_back(page):
+    for letters in ("r", "e", "d", " la"):
+        page.type(letters)
+        page.wait(lambda: page.asked == {"q": [page.box]})
+    page.type("mp")
+    page.press(Keys.ENTER)
+    page.wait_for(RED[1], RED[0], *RED[2:])
+    page.driver.back()
+    page.wait(lambda: page.asked == {} and page.names == [])
+
+
+def test_a_query_that_is_repeated_is_searched_anew_and_one_gone_back_to_is_not(page, shop):
+    for text, names in (("red", RED), (" lamp", [RED[1], RED[0], *RED[2:]])):
+        page.type(text)
+        page.press(Keys.ENTER)
+        page.wait_for(*names)
+    shop.searched.clear()
+    page.press(Keys.ENTER)
+    page.wait(lambda: shop.searched == ["red lamp"])
+    page.driver.back()
+    page.wait_for(*RED)
+    assert shop.searched == ["red lamp"]
+
+
+def test_an_address_can_be_sent_to_somebody(visit):
+    page = visit("?q=leather+lamp&k=2")
+    page.wait_for(*RED[:2])
+    assert page.box == "leather lamp"
+    assert page.find("#further").is_displayed()
+    page.find("#further").click()
+    page.wait_for(*RED)
+    assert page.asked == {"q": ["leather lamp"], "k": ["26"]}
+    assert not page.find("#further").is_displayed()
+    for k in ("0", "-5", "1e99", "x", "NaN"):
+        visit(f"?q=red&k={k}").wait(lambda: page.names[:1] == RED[:1])
+    assert page.complaints() == []
+
+
+def test_a_word_that_is_not_known_is_struck_through_and_replaced(page):
+    page.type("red BAGG lamp")
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.names)
+    assert page.find("#notes").text == "The model does not know bagg Nearest known: bag"
+    assert page.texts("#notes s") == ["bagg"]
+    page.find("#notes button").click()
+    page.wait(lambda: page.find("#notes").text == "")
+    assert (page.box, page.asked) == ("red bag lamp", {"q": ["red bag lamp"]})
+
+
+def test_a_word_that_is_being_typed_is_not_said_to_be_unknown(page):
+    page.type("red lea")
+    page.wait_for(*RED)
+    assert page.find("#notes").text == ""
+    page.press(Keys.ESCAPE, Keys.ENTER)
+    page.wait(lambda: page.texts("#notes s") == ["lea"])
+
+
+def test_completions_are_chosen_by_keys_and_by_pointer(page):
+    page.type("red l")
+    page.wait(lambda: page.texts("#completions li") == ["red leather", "red lamp"])
+    box = page.find("#box")
+    assert box.get_attribute("aria-expanded") == "true"
+    page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    chosen = page.find("[aria-selected=true]")
+    assert (chosen.text, box.get_attribute("aria-activedescendant")) == (
+        "red lamp",
+        chosen.get_attribute("id"),
+    )
+    page.press(Keys.ARROW_UP, Keys.ENTER)
+    page.wait_for(*RED)
+    assert (page.box, box.get_attribute("aria-expanded")) == ("red leather", "false")
+    page.type(" b")
+    page.wait(lambda: page.texts("#completions li") == ["red leather bag", "red leather blue"])
+    page.find_all("#completions li")[1].click()
+    page.wait(lambda: page.asked == {"q": ["red leather blue"]})
+    page.type(" l")
+    page.wait(lambda: page.find_all("#completions li"))
+    page.press(Keys.ESCAPE)
+    assert page.find_all("#completions li") == []
+    assert page.box == "red leather blue l"
+
+
+def test_more_like_one_is_found_and_gone_back_from(page):
+    page.type("red")
+    page.press(Keys.ENTER)
+    page.wait_for(*RED)
+    page.find_all(".more")[1].click()
+    page.wait_for(RED[0], *RED[2:])
+    assert page.asked == {"like": ["../../etc/passwd"]}
+    assert page.find("#notes").text == "More like\nRed lamp"
+    assert page.texts("#hits .score")[:2] == ["0.90", "0.80"]
+    page.find_all(".more")[2].click()  # of the id with a slash, a sign of a query and one of a fragment
+    page.wait(lambda: page.asked == {"like": ["红/包?#%"]})
+    page.wait_for(*RED[:3], *RED[4:])
+    page.driver.back()
+    page.wait_for(RED[0], *RED[2:])
+    page.driver.back()
+    page.wait_for(*RED)
+    assert page.box == "red"
+
+
+def test_an_answer_that_comes_late_is_not_shown_over_a_newer_one(page, shop):
+    late, similar = threading.Event(), shop.similar
+    shop.similar = lambda *args: (late.wait(60), similar(*args))[1]
+    page.type("red")
+    page.press(Keys.ENTER)
+    page.wait_for(*RED)
+    page.find(".more").click()
+    page.wait(lambda: page.asked == {"like": ["SKU-007"]})
+    page.driver.back()
+    page.wait(lambda: page.asked == {"q": ["red"]})
+    late.set()
+    # When the server has answered to a later question, and the browser has got one after that, it is there.
+    ask(page.place, "/api/search", q="lamp")
+    page.driver.execute_async_script("fetch('healthz').then((answer) => answer.text()).then(arguments[0])")
+    assert page.names == RED
+
+
+def test_keys_reach_everything(page):
+    page.type("red")
+    page.press(Keys.ENTER)
+    page.wait_for(*RED)
+    page.press(Keys.ARROW_DOWN)
+    assert page.focused_card == RED[0]
+    page.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert page.focused_card == RED[2]
+    page.press(Keys.ARROW_LEFT)
+    assert page.focused_card == RED[1]
+    page.set_width(360)  # two in a row
+    page.press(Keys.ARROW_DOWN)
+    assert page.focused_card == RED[3]
+    page.press(Keys.ARROW_UP)
+    assert page.focused_card == RED[1]
+    page.press(Keys.ARROW_UP)
+    assert page.driver.switch_to.active_element == page.find("#box")
+    page.press(Keys.ARROW_DOWN, Keys.ESCAPE)
+    assert page.driver.switch_to.active_element == page.find("#box")
+    page.press(Keys.ARROW_DOWN, "/", "lamp")  # over what was there
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.asked == {"q": ["lamp"]})
+    page.wait(lambda: page.names[:1] == [RED[1]])
+    page.press(Keys.ARROW_DOWN, Keys.ENTER)
+    page.wait(lambda: page.asked == {"like": ["../../etc/passwd"]})
+
+
+def test_hostile_names_and_queries_are_texts(page):
+    page.type("red " + '"><script>document.title="broken"</script>')
+    page.press(Keys.ENTER)
+    page.wait_for(*RED)
+    assert len(page.find_all("script")) == 1
+    assert [image.get_attribute("src").partition("/pictures/")[2] for image in page.find_all("img")] == [
+        "SKU-007",
+        "..%2F..%2Fetc%2Fpasswd",
+    ]
+    assert [link.get_attribute("href") for link in page.find_all("#hits .name a")] == [
+        "https://shop.example/7?a=1&b=2"
+    ]
+    assert page.texts("#notes s") == ['"><script>document.title="broken"</script>']
+
+
+def test_a_page_without_hits_says_why(visit, shop):
+
+    def reason():
+        return page.wait(lambda: page.texts(".reason"))
+
+    for query, expected in (
+        ("the", "has no word to search for"),
+        ("zzz", "knows no word of this query"),
+        ("x" * 1001, "more than 1,000 letters"),
+    ):
+        page = visit(f"?q={query}")
+        assert expected in reason()[0]
+    assert not any(len(query) > 1000 for query in shop.searched)
+    assert page.complaints() == []
+    page = visit("?like=nobody")
+    assert reason() == ["The index has no such product any more."]
+    with serve(lambda: Shop([])) as empty:
+        page = visit("?q=red", empty)
+        assert reason() == ["The index has no products."]
+    with serve(lambda: Shop(shop.products[:1])) as lonely:
+        page = visit("?like=SKU-007", lonely)
+        assert reason() == ["The index has no other product."]
+    page.type("red")  # of a server that is gone
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.texts(".reason") == ["The server does not answer. Press Enter to try again."])
+
+
+def test_regions_are_drawn_where_a_picture_was_deleted(visit, tmp_path):
+    (tmp_path / "a.png").unlink()
+    page = visit("?q=red+leather")
+    page.wait_for(*RED)
+    card = page.find("#hits > li")
+    page.wait(lambda: len(card.find_elements(By.CLASS_NAME, "region")) == 3)
+    assert card.find_elements(By.TAG_NAME, "img") == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280, 2000])
+def test_every_width_has_room(page, width):
+    page.set_width(width)
+    page.type("red leather bagg")
+    page.press(Keys.ENTER)
+    page.wait_for(*RED)
+    assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    cards = [card.rect for card in page.find_all("#hits > li")]
+    columns = sum(card["y"] == cards[0]["y"] for card in cards)
+    assert columns == {360: 2, 768: 3, 1280: 5, 2000: 6}[width]
+    assert min(card["width"] for card in cards) >= 150
+    picture = page.find(".picture").rect
+    assert picture["width"] == pytest.approx(picture["height"], abs=1)
+    page.find_all(".more")[0].click()
+    page.wait(lambda: page.asked == {"like": ["SKU-007"]})
+    page.driver.back()
+    page.wait_for(*RED)
+
+
+def test_the_browsers_language_is_spoken(visit, chromium):
+    agent = chromium.execute_script("return navigator.userAgent")
+    chromium.execute_cdp_cmd(
+        "Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "zh-CN"}
+    )
+    page = visit("?q=red+bagg")
+    page.wait_for(*RED)
+    assert page.find("html").get_attribute("lang") == "zh-CN"
+    assert page.find("#box").get_attribute("placeholder") == "搜索商品"
+    assert page.find("#status").text.startswith("6 件商品")
+    assert page.find("#notes").text == "模型不认识 bagg 相近的词： bag"
+    assert page.texts(".more")[0] == "找相似"
+    chromium.execute_cdp_cmd(
+        "Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "en-US"}
+    )
+
+
+def test_it_is_dark_where_the_reader_wants_it(page):
+    lightness = {}
+    for scheme in ("light", "dark"):
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        colours = [page.find("body").value_of_css_property(name) for name in ("background-color", "color")]
+        lightness[scheme] = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert lightness["light"][0] > 700 > 100 > lightness["light"][1]
+    assert lightness["dark"][0] < 100 < 600 < lightness["dark"][1]

@@ -103,16 +103,13 @@
     history[replace ? "replaceState" : "pushState"](null, "", address);
   }
 
-  // The last answers by address, so that going back shows them at once and where they were.
+  // The last answers by address: going back shows them at once, and where they were.
   const answers = new Map();
   let running = null;
 
   async function ask(address) {
-    running?.abort();
-    running = null;
-    if (answers.has(address)) return answers.get(address);
-    const own = (running = new AbortController());
-    const response = await fetch(address, { signal: own.signal });
+    running = new AbortController();
+    const response = await fetch(address, { signal: running.signal });
     if (response.status === 404) throw new Error(text.gone);
     if (!response.ok) throw new Error(text.refused);
     const answer = await response.json();
@@ -121,7 +118,9 @@
     return answer;
   }
 
-  async function load(typing = false) {
+  async function load({ typing = false, back = false } = {}) {
+    // What was asked before must not be shown over what is asked now.
+    running?.abort();
     const { q, like, k } = read();
     const asked = like ?? q.trim();
     document.body.classList.toggle("blank", asked === "");
@@ -130,17 +129,14 @@
       box.value = q;
       close();
     }
-    if (asked === "") {
-      running?.abort();
-      return clear();
-    }
+    if (asked === "") return clear();
     if (q.length > LONGEST) return say(text.long(LONGEST));
     const address =
       like === null ? `api/search?${new URLSearchParams({ q, k })}` : `api/similar/${encodeURIComponent(like)}?k=${k}`;
     document.body.classList.add("busy");
     try {
       // A known answer is shown in this very turn, before the browser restores how far the page was scrolled.
-      const answer = answers.get(address) ?? (await ask(address));
+      const answer = (back && answers.get(address)) || (await ask(address));
       show(answer, k, typing);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -261,21 +257,21 @@
     );
   }
 
-  // While one types, the address is that of one search, to which a new one is added after Enter.
+  // What one types is one step of the history, which Enter ends.
   let settled = true;
   function go(wanted, typing = false) {
-    write(wanted, typing && !settled);
+    write(wanted, !settled && wanted.like === undefined);
     settled = !typing;
     scrollTo(0, 0);
-    load(typing);
+    load({ typing });
   }
   function search(query) {
     box.value = query;
     clearTimeout(pause);
     const same = read().like === null && read().q === query;
-    settled ||= same;
-    if (same) load();
-    else go({ q: query });
+    if (!same) return go({ q: query });
+    settled = true;
+    load();
   }
 
   // Completion, as the pattern of a combobox with a list (ARIA Authoring Practices) has it.
@@ -390,7 +386,7 @@
   addEventListener("popstate", () => {
     settled = true;
     clearTimeout(pause);
-    load();
+    load({ back: true });
   });
 
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
