@@ -342,7 +342,7 @@ def test_judge_says_how_well_the_whole_index_is_ranked(built, tmp_path):
     assert said.startswith("1 queries over 1,373 products; left out: 2 products that the index has not, 1 ")
     assert blended.startswith("  model1, then 50 by all  NDCG@5 0.")
     ndcg = (1 + 1 / np.log2(5)) / (1 + 1 / np.log2(3))
-    assert alone.startswith(f"  model1 alone             NDCG@5 {ndcg:.3f} [")
+    assert alone.startswith(f"  model1 alone            NDCG@5 {ndcg:.3f} [")
     assert "recall@1 0.500 [" in alone
     assert "MRR 1.000 [" in alone
     queries.write_text("query,product_id\nred,x\n")
