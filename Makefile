@@ -12,12 +12,14 @@ sample: $(INSTALLED)
 	$(BIN)/python -m kddcup.sample --out data/sample
 	SIZE=small TOKENIZER=lexicon bash main.sh data/sample
 
-# Draws a catalogue of products and goes from its pictures through the five stages to the page.
+# Draws a catalogue of products and goes from its pictures through the five stages to a box to search it with.
 catalogue: $(INSTALLED)
 	$(BIN)/python -m kddcup.catalogue --out data/catalogue
 	$(BIN)/python -m kddcup.extract --images data/catalogue/pictures --pairs data/catalogue/pairs.csv \
 	    --out data/catalogue
 	SIZE=small TOKENIZER=lexicon bash main.sh data/catalogue
+	$(BIN)/python -m kddcup.search index --data_dir data/catalogue --out data/catalogue.index --force
+	@echo "search it with: $(BIN)/python -m kddcup.search serve --index data/catalogue.index"
 
 # Each process of the tests has one core.
 TESTS := $(BIN)/python -m pytest -n logical --dist worksteal

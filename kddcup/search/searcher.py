@@ -133,6 +133,9 @@ class Searcher:
         self._ranking = Ranking(index, chosen, self.columns, self._threads)
         self._similar = self.models[likeness].similar
         self._words = KnownWords.read(index.models_folder)
+        # The first search takes longer: libraries are loaded then.
+        for commonest in self._words.complete("", 1):
+            self.search(commonest)
 
     def search(self, text: str, top: int = 20) -> Results:
         """Rank all products for a query and give the best ``top``."""
