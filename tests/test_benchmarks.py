@@ -1,6 +1,7 @@
 """What is fast gives what its plain twin in benchmarks/reference.py gives; and what is measured of both."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import model1.model
-from benchmarks import arithmetic, device, inputs, jobs, reference
+from benchmarks import arithmetic, device, inputs, jobs, reference, rehearsal
 from benchmarks.__main__ import compare
 from benchmarks.measure import Job, launch_throughput
 from benchmarks.memory import count_activations
@@ -272,3 +273,44 @@ def test_two_processes_print_a_line_for_each_stage_and_precision():
         (stage, precision, 32) for stage in ("multilabel", "model2") for precision in ("float32", "bf16")
     ]
     assert all(line["seconds"] > 0 for line in printed)
+
+
+@pytest.mark.slow
+def test_the_rehearsal_ends_with_a_submission_and_the_time_of_the_whole(tmp_path, capfd):
+    folder = tmp_path / "work"
+    printed = call_main("benchmarks.rehearsal", "--rows", 2000, "--folder", folder)
+    assert printed.count("killed process") == 3
+    assert capfd.readouterr().out.count("resuming") == 3
+    assert re.search(r"the whole training on this device, reckoned for 3,000,000 rows: [\d,.]+ h", printed)
+    submission = (folder / "resources" / "submission.csv").read_text().splitlines()
+    assert len(submission) == 1 + 10
+
+
+def test_a_rehearsal_that_cannot_be_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "here").touch()
+    usage = SimpleNamespace(free=1 << 60)
+    monkeypatch.setattr(rehearsal.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="is not empty"):
+        call_main("benchmarks.rehearsal", "--folder", tmp_path)
+    with pytest.raises(UserError, match="--rows 10 do not fill"):
+        call_main("benchmarks.rehearsal", "--rows", 10)
+    usage.free = 10
+    with pytest.raises(UserError, match="less than the 24 GB"):
+        call_main("benchmarks.rehearsal", "--folder", tmp_path)
+
+
+def test_the_time_of_a_training_worked_by_hand():
+    training = rehearsal.Training(
+        stage="model1",
+        batch_size=150,
+        epochs=6,
+        speed=100.0,
+        waiting=0.013,
+        scoring=120.0,
+        peak=3.25,
+        checkpoint=760_000_000,
+    )
+    # 3 million rows take 30,000 s, and with the scoring 30,120 s; six times.
+    assert rehearsal.format_training(training) == (
+        "| model1 | 150 | 20,000 | 100.0 | 1.3% | 3.25 | 0.76 | 8.3 | 2.0 | 6 | 50.2 |"
+    )

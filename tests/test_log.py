@@ -49,6 +49,7 @@ def log(epoch: int, folder: Path, **others: object) -> EpochLog:
         epoch=epoch,
         losses={"tagging": 1.5, "captioning": 0.25},
         ndcg=0.71238,
+        scoring_seconds=38.5,
         rates={"item": 5e-6, "query+score": 1e-4},
         gradient_norm=12.345,
         throughput=Throughput(steps=30, rows=1920, seconds=12.0, waited=3.0),
@@ -83,7 +84,7 @@ def test_an_epoch_that_was_done_before_the_resume_has_no_speed(tmp_path):
     RunLog(tmp_path, None).add_epoch(resumed)
     assert set(curves(tmp_path).Tags()["scalars"]) == {
         *("loss/tagging", "loss/captioning", "rate/item", "rate/query+score", "valid/NDCG@5"),
-        "memory/peak GB",
+        *("valid/seconds", "memory/peak GB"),
     }
 
 
@@ -100,6 +101,7 @@ def test_curves_have_every_number_and_texts(tmp_path):
             "memory/peak GB": 1.234,
             "gradient norm": 12.345,
             "valid/NDCG@5": 0.71238,
+            "valid/seconds": 38.5,
             "speed/samples/s": 160,
             "speed/waiting for data": 0.25,
         }

@@ -56,6 +56,7 @@ class EpochLog:
         epoch: from 0.
         losses: means over the epoch's steps and all ranks, by name; none of an epoch without steps.
         ndcg: NDCG@5 on valid.
+        scoring_seconds: that it took to score valid.
         rates: learning rates, by the parts of the model that they are of.
         gradient_norm: mean over the steps that this call did; None where it did none.
         throughput: of the main process, but for its rows.
@@ -67,6 +68,7 @@ class EpochLog:
     epoch: int
     losses: Mapping[str, float]
     ndcg: float
+    scoring_seconds: float
     rates: Mapping[str, float]
     gradient_norm: float | None
     throughput: Throughput
@@ -90,6 +92,7 @@ class EpochLog:
             **_name_scalars(self.losses, self.rates, self.peak_memory),
             **norm,
             "valid/NDCG@5": self.ndcg,
+            "valid/seconds": self.scoring_seconds,
             **{f"speed/{name}": value for name, value in self.speed.items()},
         }
 

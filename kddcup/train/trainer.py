@@ -297,7 +297,10 @@ class Trainer:
         if process.is_main:
             self.model.eval()
             with self._average_applied():
-                ndcg, texts = score(), describe()
+                began = time.monotonic()
+                ndcg = score()
+                scoring_seconds = time.monotonic() - began
+                texts = describe()
         progress.valid = [*progress.valid[:epoch], process.broadcast(ndcg)]
         if progress.step == self._steps_per_epoch:
             self._progress = Progress(epoch + 1, valid=progress.valid)
@@ -310,6 +313,7 @@ class Trainer:
                 epoch=epoch,
                 losses={name: mean / process.ranks for name, mean in zip(names, means, strict=True)},
                 ndcg=ndcg,
+                scoring_seconds=scoring_seconds,
                 rates=self._name_rates(),
                 gradient_norm=self._norm.take().get("gradient norm"),
                 throughput=throughput,
