@@ -128,7 +128,7 @@ def check_trainable(settings: PreprocessSettings) -> None:
             by_product = isinstance(recipe, PretrainRecipe) and recipe.labels == "product"
             rows = count_examples(corpus, tokens, by_product)
             batch_size = fit_batch_size(recipe.batch_size, rows, settings.processes, settings.size)
-            check_batch_size(batch_size, rows, settings.processes, stage.name)
+            check_batch_size(batch_size, rows, settings.processes, stage.name, by_product)
     except UserError as error:
         raise UserError(f"{settings.data_dir} cannot be trained on: {error}") from None
 

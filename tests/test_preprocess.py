@@ -356,7 +356,7 @@ UNTRAINABLE = {
     "more processes than rows": (
         train_rows(3, 3),
         ("--processes", 4),
-        "multilabel: 3 training rows with words do not fill one batch of 1 in each of 4 processes",
+        "multilabel: 3 training products with words do not fill one batch of 1 in each of 4 processes",
     ),
     "the full size": (
         train_rows(40, 3),

@@ -47,16 +47,17 @@ def fit_batch_size(batch_size: int, rows: int, ranks: int, size: str) -> int:
     return max(1, min(batch_size, rows) // ranks) if SIZES[size].fits_batch else batch_size
 
 
-def check_batch_size(batch_size: int, rows: int, ranks: int, data_dir: str) -> None:
-    """See that a table's rows fill one batch.
+def check_batch_size(batch_size: int, rows: int, ranks: int, data_dir: str, by_product: bool = False) -> None:
+    """See that a table's rows, or products, fill one batch.
 
     Raises:
         UserError: they do not.
     """
     if rows < batch_size * ranks:
+        examples = "products" if by_product else "rows"
         raise UserError(
-            f"{data_dir}: {rows} training rows with words do not fill one batch of {batch_size} "
-            f"in each of {ranks} processes: train in fewer processes, or on more rows, or lower --batch_size"
+            f"{data_dir}: {rows} training {examples} with words do not fill one batch of {batch_size} in "
+            f"each of {ranks} processes: train in fewer processes, on more {examples}, or lower --batch_size"
         )
 
 
@@ -112,7 +113,7 @@ class TrainLoader:
             words = tokens.take(corpus.row_query[self._rows]).values
             self._labels = Ragged.collect(owners, words, len(store))
         examples = len(self._by_product) if by_product else len(self._rows)
-        check_batch_size(settings.batch_size, examples, ranks, settings.data_dir)
+        check_batch_size(settings.batch_size, examples, ranks, settings.data_dir, by_product)
         self._sweep_steps = examples // (settings.batch_size * ranks)
         self._sweeps = max(1, -(-settings.epoch_steps // self._sweep_steps))
 
