@@ -35,6 +35,7 @@ PARSED = (
     "python validation.py --tokenizer /models/bert-large-uncased",
     "python -m tests.stress",
     "python -m benchmarks",
+    "python -m kddcup.search serve",
     "tensorboard",
 )
 # Words added behind a script's name, where the command's own words would take the published size, a BERT, or

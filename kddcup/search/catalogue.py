@@ -196,10 +196,10 @@ def check_extractors(tables: Sequence[CatalogueTable], extractor: Extractor | No
 
 
 def estimate_products(tables: Sequence[CatalogueTable]) -> int:
-    """Say how many products tables have at most, or about; exactly where ``products.csv`` lists them."""
-    if all(table.products for table in tables) and len({table.folder for table in tables}) == 1:
-        return len(tables[0].products)
-    return sum(table.estimate_rows() for table in tables)
+    """Say how many products tables have, at most and about: as many as rows, or as ``products.csv`` lists."""
+    rows = sum(table.estimate_rows() for table in tables)
+    listed = {table.folder: len(table.products) or rows for table in tables}
+    return min(rows, sum(listed.values()))
 
 
 def read_items(tables: Sequence[CatalogueTable], dim: int) -> Iterator[Item]:
