@@ -22,6 +22,7 @@ from kddcup.search.segment import Product, SegmentWriter
 from kddcup.search.settings import IndexSettings
 from kddcup.search.words import write_words
 from kddcup.search.writing import IndexWriter
+from kddcup.table.extractor import Extractor
 from kddcup.text.vocabulary import LEXICON, SPECIALS, Vocabulary
 from kddcup.train.checkpoint import SAFETENSORS, Checkpoint, RunConfig, write_checkpoint
 from kddcup.train.folder import checkpoint_path
@@ -30,19 +31,23 @@ from tests import small
 WEIGHTS = {"model1": 0.6, "model2": 0.4}
 
 
-def write_run(root: Path, trained: Path, weights: dict[str, float] = WEIGHTS, seed: int = 0) -> None:
+def write_run(
+    root: Path, trained: Path, weights: dict[str, float] = WEIGHTS, extractor: Extractor | None = None
+) -> None:
     """Write checkpoints of models and their blend as a run of main.sh on ``trained``'s tables leaves them.
 
     Args:
         root: the folder that is the repository's to them.
         trained: of stages 1 and 2.
         weights: of the blended models, by name.
-        seed: of their parameters.
+        extractor: that made the features which the models take; by default those of ``trained``.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     encoder = Checkpoint.read(trained / "encoder.pth", "")
     words = Checkpoint.read(trained / "multilabel" / "model-epoch0.pth", "").parts["model"]["embed.weight"]
     config = replace(encoder.config, training={**encoder.config.training, "use_epoch": 0})
+    if extractor:
+        config.model, config.extractor = replace(config.model, region_dim=extractor.dim), extractor
     for name in weights:
         stage = stages.find(name)
         model = stage.build(config.model)

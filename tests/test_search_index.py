@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kddcup import stages
 from kddcup.io.errors import UserError
+from kddcup.pictures.backbones import load_default
+from kddcup.pictures.extractors import CropExtractor
 from kddcup.rank.scoring import encode_candidates, score_encoded
 from kddcup.release.__main__ import main as release_main
 from kddcup.release.archive import is_release_file
@@ -254,6 +257,42 @@ def test_shops_ids_titles_and_pictures_come_along(shop, tmp_path):
     numbers = index.numbers[index.alive]
     assert len(set(numbers.tolist())) == len(numbers)
     assert index.product(index.find("SKU-8")).number != 1
+
+
+@pytest.mark.slow
+def test_an_index_of_pictures_alone_and_of_a_table_of_them(trained, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, colour in {"007.png": "red", "SKU 8.jpg": "blue", "extra.png": "green"}.items():
+        Image.new("RGB", (40, 30), colour).save(photos / name)
+    (photos / "9.png").write_bytes(b"torn")
+    extractor = CropExtractor(load_default("float32"), 0).description
+    write_run(tmp_path, trained, {"model1": 1.0}, extractor)
+    data = ("--data_dir", trained / "data")
+    flags = ("--out", "shop.index", "--images", photos, "--workers", 1)
+    printed = run_search(tmp_path, "index", *data, *flags)
+    assert "shop.index/bad_pictures.csv lists the pictures that were skipped" in printed
+    index = Index.open(tmp_path / "shop.index")
+    assert list_ids(index) == {"007", "SKU 8", "extra"}
+    (picture,) = index.product(index.find("SKU 8")).pictures
+    assert (picture.path.resolve(), picture.height, picture.width) == (photos / "SKU 8.jpg", 30, 40)
+    assert len(index.regions(0).boxes) == picture.regions == 6
+    # Of a table the ids, titles and which picture shows which; 007 is seen anew.
+    (tmp_path / "products.csv").write_text("product_id;image;title\n007;extra.png;Green\nnew;007.png;Red\n")
+    table = ("--pairs", tmp_path / "products.csv", "--workers", 1)
+    run_search(tmp_path, "add", "--index", "shop.index", "--images", photos, *table)
+    index = Index.open(tmp_path / "shop.index")
+    assert list_ids(index) == {"007", "SKU 8", "extra", "new"}
+    assert index.product(index.find("007")).title == "Green"
+    alike = Searcher(index).similar(index.find("007"), 1)[0]
+    assert index.product(alike.product).id == "extra"
+    assert sorted(path.name for path in (tmp_path / "shop.index").glob(".*")) == [".lock"]
+    with pytest.raises(UserError, match=r"photos has features by .*3 x 3 crops.*name the flags"):
+        run_search(tmp_path, "add", "--index", "shop.index", "--images", photos, "--grid", 3)
+    with pytest.raises(UserError, match="--images and --tables both name products"):
+        run_search(tmp_path, "add", "--index", "shop.index", "--images", photos, "--tables", "a.tsv")
+    with pytest.raises(UserError, match="no products are named"):
+        run_search(tmp_path, "add", "--index", "shop.index")
 
 
 def test_others_features_models_and_files_are_refused(built, shop, trained, tmp_path):

@@ -22,6 +22,7 @@ from kddcup.pictures.extraction import (
     start_process,
 )
 from kddcup.pictures.pairs import read_catalogue
+from kddcup.pictures.tables import BAD_PICTURES
 from kddcup.rank.scoring import check_dimension
 from kddcup.search.segment import Product
 from kddcup.table.extractor import EXTRACTOR_FILE, Extractor, check_same_extractor, read_extractor
@@ -180,6 +181,9 @@ def open_catalogue(
         advice = "name the flags of the regions that the model's tables were extracted with"
         check_same_extractor(extractor, trained, network.description, settings.images, advice)
         Extraction(extract, shop, network, process).run()
+    if len((place / BAD_PICTURES).read_text().splitlines()) > 1:
+        shutil.copyfile(place / BAD_PICTURES, folder / BAD_PICTURES)
+        print(f"{folder / BAD_PICTURES} lists the pictures that were skipped")
     yield find_tables(place)
     shutil.rmtree(place)
 
