@@ -34,13 +34,16 @@ def test_stage_2_shows_tags_captions_and_ndcg(trained, tmp_path):
     assert "multilabel on valid: NDCG@5 0." in shown
 
 
-def test_the_export_is_the_encoder_and_its_config(trained):
+def test_the_export_is_the_encoder_the_captioner_and_their_config(trained):
     content = torch.load(trained / "encoder.pth", weights_only=True)
-    assert content.keys() == {"item", "config"}
+    assert content.keys() == {"item", "captioner", "config"}
     assert content["config"]["size"] == "small"
     checkpoint = torch.load(trained / "multilabel" / "model-epoch0.pth", weights_only=True)
     assert checkpoint.keys() == {"model", "optimizer", "config", "state"}
     assert torch.equal(content["item"]["dense.0.weight"], checkpoint["model"]["item.dense.0.weight"])
+    captioner = {name for name in checkpoint["model"] if name.startswith(("rnn.", "caption."))}
+    assert content["captioner"].keys() == captioner
+    assert all(torch.equal(content["captioner"][name], checkpoint["model"][name]) for name in captioner)
 
 
 @pytest.mark.parametrize(
