@@ -34,6 +34,7 @@ class ModelConfig:
         dropout: everywhere.
         start: id of the word that begins a caption.
         end: id of the word that ends a caption.
+        tagger: whether model1 scores a word as stage 2 does, and starts with equal weights.
         captioner: whether model2 has stage 2's captioner in it.
         feature_length: to which the encoder scales each region's sign(x)·√|x|; 0 leaves features as they are.
     """
@@ -46,6 +47,7 @@ class ModelConfig:
     dropout: float = 0.1
     start: int = 101
     end: int = 102
+    tagger: bool = False
     captioner: bool = False
     feature_length: float = 0.0
 
@@ -126,6 +128,8 @@ class MatcherRecipe(Recipe):
 class Model1Recipe(MatcherRecipe):
     """How model1 is trained at a size."""
 
+    start: Literal["encoder", "tagger"] = "encoder"
+    margin: float = 0.9
     mean_epochs: int = 0
 
 

@@ -90,6 +90,8 @@ STAGES = (
                 use_epoch="best",
                 epoch_steps=50,
                 positives="worded",
+                start="tagger",
+                margin=0.2,
                 mean_epochs=1,
             ),
         },

@@ -12,6 +12,7 @@ from kddcup.data.batch import Batch, RegionBatch, TokenBatch, place_words
 from kddcup.nn.encoder import ImageEncoder
 from kddcup.nn.ranker import WordRanker, WordWeights
 from kddcup.nn.words import FrozenWords
+from kddcup.text.vocabulary import Vocabulary
 
 GRU_LAYERS = 2
 SUMMARY_WIDTH = 512
@@ -68,7 +69,8 @@ class ScoreModel(nn.Module):
     """A query's words against an image's heads.
 
     The weight of a word is a softmax over the query's words of ``dense_summary`` on [hidden of the word;
-    caption head]; the word's score is its best product with a label head.
+    caption head]; the word's score is its best product with a label head, or log σ of it where the model
+    starts as a tagger: then all words have the same weight at the start, and it ranks as stage 2's tags do.
 
     The first Linear of ``dense_summary`` is a sum of a text part and an image part: each is computed once
     and added, so that no [pairs, words, E/4 + E] tensor is built. Its plain twin, which builds it, is
@@ -82,6 +84,9 @@ class ScoreModel(nn.Module):
             nn.PReLU(),
             nn.Linear(SUMMARY_WIDTH, 1),
         )
+        self.log_sigmoid = config.tagger
+        if config.tagger:
+            nn.init.zeros_(self.dense_summary[2].weight)
 
     def weigh_images(self, caption: Tensor) -> Tensor:
         """Give what caption heads [B, E] add to the inner layer, [B, 512]."""
@@ -95,21 +100,21 @@ class ScoreModel(nn.Module):
 
     def forward(self, words: Words, heads: Tensor) -> Tensor:
         """Score B pairs of a query and an image's heads [B, 1+H, E]: [B]."""
-        weight, products = self.weigh_words(words, heads)  # [B, T] and [B, T, H]
-        return (weight * products.amax(2)).sum(1)
+        weight, scores = self.weigh_words(words, heads)  # [B, T] and [B, T, H]
+        return (weight * scores.amax(2)).sum(1)
 
     def weigh_words(self, words: Words, heads: Tensor) -> tuple[Tensor, Tensor]:
         """What the scores of B pairs are made of; arguments as in :meth:`forward`.
 
         Returns:
             weight: [B, T] of each word, 0 where there is none.
-            products: [B, T, H] of each word with each label head.
+            scores: [B, T, H] of each word by each label head.
         """
         text = self.weigh_text(words.hidden).text  # [B, T, 512]
         image = self.weigh_images(heads[:, 0])  # [B, 512]
         weight = self.dense_summary[1:](text + image[:, None]).squeeze(2)  # [B, T]
         weight = weight.float().masked_fill(~words.mask, -torch.inf).softmax(1)
-        return weight, words.vectors @ heads[:, 1:].transpose(1, 2)
+        return weight, self._score_words(words.vectors @ heads[:, 1:].transpose(1, 2))
 
     def cross(self, words: Words, lengths: Tensor, heads: Tensor) -> Tensor:
         """Score each query with each image; runs over the W words that there are, and none of the padding.
@@ -135,12 +140,15 @@ class ScoreModel(nn.Module):
             parts = [checkpoint(self._cross_weight, part, image, use_reentrant=False) for part in chunks]
             weight = torch.cat(parts)  # [W, I]
         products = words.vectors.flatten(0, 1)[places] @ heads[:, 1:].flatten(0, 1).T  # [W, I·H]
-        score = products.view(len(places), images, -1).amax(2)  # [W, I]
+        score = self._score_words(products.view(len(places), images, -1).amax(2))  # [W, I]
         padded = weight.new_full((queries * longest, images), -torch.inf, dtype=torch.float32)
         padded = padded.index_copy(0, places, weight.float())  # [Q·T, I]
         share = padded.view(queries, longest, images).softmax(1).flatten(0, 1)[places]  # [W, I]
         weighted = share * score
         return weighted.new_zeros(queries, images).index_add(0, places // longest, weighted)
+
+    def _score_words(self, products: Tensor) -> Tensor:
+        return F.logsigmoid(products.float()) if self.log_sigmoid else products
 
     def _cross_weight(self, text: Tensor, image: Tensor) -> Tensor:
         """[W, I] weights before their softmax, by way of [W, I, 512]."""
@@ -163,13 +171,17 @@ class WordImageModel(WordRanker):
         config: widths.
     """
 
-    log_sigmoid = False
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.log_sigmoid = config.tagger
         self.query = TextEncoder(config)
         self.item = ImageEncoder(config)
         self.score = ScoreModel(config)
+
+    def read_query(self, vocabulary: Vocabulary, text: str) -> list[int]:
+        """The token ids of a query; with the scores of a tagger without the unknown, as stage 2 reads it."""
+        tokens = super().read_query(vocabulary, text)
+        return [token for token in tokens if not self.log_sigmoid or token != vocabulary.unknown]
 
     def forward(self, batch: Batch) -> Scores:
         """Score B pairs, each query with its negative image, each image with its negative query, and all."""
@@ -208,8 +220,8 @@ class WordImageModel(WordRanker):
 
         Returns:
             weight: of each word.
-            score: its best product with a label head.
+            score: its best by a label head.
             head: which one that is, from 0.
         """
-        weight, products = self.score.weigh_words(self.query(queries).take(owner), images)
-        return weight, *products.max(2)
+        weight, scores = self.score.weigh_words(self.query(queries).take(owner), images)
+        return weight, *scores.max(2)

@@ -8,9 +8,10 @@ no --accumulate here as in stages 2 and 4. Examples, in this folder:
     python -u -m torch.distributed.launch --nproc_per_node=2 train.py --devices 0 1
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.optim import Adam
 
@@ -27,7 +28,7 @@ from kddcup.train.data import TrainingData
 from kddcup.train.launch import launch
 from kddcup.train.log import format_header
 from kddcup.train.trainer import Trainer
-from model1.criterion import compute_losses
+from model1.criterion import MARGIN, compute_losses
 from model1.model import Scores
 
 STAGE = stages.find("model1")
@@ -39,9 +40,14 @@ class Model1Settings(MatcherSettings):
     """Stage 3.
 
     Args:
+        start: what the model starts from: stage 2's encoder, or its tags too: a word then scores log σ of its
+            best product, and all words have the same weight at first.
+        margin: by which a pair's score is to exceed those of its negatives.
         mean_epochs: first epochs in which all of a batch count as negatives and not the hardest alone.
     """
 
+    start: Literal["encoder", "tagger"] = "encoder"
+    margin: PositiveFloat = MARGIN
     mean_epochs: NonNegativeInt = 0
 
 
@@ -53,16 +59,20 @@ def main() -> None:
     with launch(settings) as process:
         # Data: rows of the table, each with a negative query and a negative image.
         data = TrainingData.open(settings.data_dir)
-        settings = data.fit_batch(settings, data.corpus.tokens, process)
-        matches = Matches(data.corpus) if settings.positives == "worded" else None
-        sampler = NegativeSampler(data.corpus, NEGATIVES, settings.seed, matches)
+        tags = settings.start == "tagger"
+        # Tags are not of the unknown word.
+        corpus = data.corpus.drop(data.vocabulary.unknown) if tags else data.corpus
+        settings = data.fit_batch(settings, corpus.tokens, process)
+        matches = Matches(corpus) if settings.positives == "worded" else None
+        sampler = NegativeSampler(corpus, NEGATIVES, settings.seed, matches)
         loader = TrainLoader(
-            data.corpus, data.store, data.corpus.tokens, settings, process.rank, process.ranks, sampler
+            corpus, data.store, corpus.tokens, settings, process.rank, process.ranks, sampler
         )
 
         # Model: stage 2's encoder and stage 1's word vectors.
         encoder = ExportedEncoder.read(settings.encoder)
         config = data.configure(settings, encoder.config.size, encoder.config.model.feature_length)
+        config = replace(config, model=replace(config.model, tagger=tags))
         encoder.check_made_for(config, settings.data_dir)
         model = STAGE.build(config.model)
         model.query.set_words(data.words)
@@ -89,7 +99,8 @@ def main() -> None:
         keep_start = settings.use_epoch == "best"
 
         def compute_epoch_losses(scores: Scores, batch: Batch) -> dict[str, Tensor]:
-            return compute_losses(scores, batch, mean=epoch < settings.mean_epochs + keep_start)
+            mean = epoch < settings.mean_epochs + keep_start
+            return compute_losses(scores, batch, settings.margin, mean)
 
         trainer = Trainer(
             process, STAGE, model, compute_epoch_losses, optimizer, rate_factor, settings, config, keep_start

@@ -42,7 +42,13 @@ STAGE_OFF = {
         "feature_noise": 0.0,
         "region_drop": 0.0,
     },
-    "model1": {"encoder_rate": 5e-6, "positives": "listed", "mean_epochs": 0},
+    "model1": {
+        "encoder_rate": 5e-6,
+        "positives": "listed",
+        "start": "encoder",
+        "margin": 0.9,
+        "mean_epochs": 0,
+    },
     "model2": {"encoder_rate": 5e-6, "positives": "listed", "start": "encoder"},
 }
 

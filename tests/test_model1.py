@@ -1,10 +1,15 @@
+import re
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 import model1.model
 from model1.criterion import MARGIN, compute_contrastive_losses, compute_ranking_loss
 from model1.model import WordImageModel
 from tests import small
+from tests.conftest import call_main
 
 
 @pytest.fixture
@@ -50,9 +55,56 @@ def test_chunks_of_the_cross_matrix_give_the_same_gradients(model, monkeypatch):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
 
 
+@pytest.fixture
+def tagger() -> WordImageModel:
+    torch.manual_seed(0)
+    return WordImageModel(replace(small.CONFIG, tagger=True)).eval()
+
+
+def test_a_tagger_starts_with_the_mean_log_probability_of_a_querys_tags(tagger):
+    lists = [[4], [5, 6, 7], [8, 9]]
+    queries, heads = small.queries(*lists), tagger.encode_images(small.images(1, 4, 2))
+    logits = torch.einsum("ihe,ve->ihv", heads[:, 1:], tagger.query.embed.weight).amax(1)  # [I, V]
+    expected = torch.stack([F.logsigmoid(logits[:, words]).mean(1) for words in lists])  # [Q, I]
+    found = tagger.score_candidates(queries, torch.arange(3), heads)
+    torch.testing.assert_close(found, expected.diagonal(), atol=1e-5, rtol=1e-5)
+    cross = tagger.score.cross(tagger.query(queries), queries.lengths, heads)
+    torch.testing.assert_close(cross, expected, atol=1e-5, rtol=1e-5)
+    weight, scores, _ = tagger.explain_candidates(queries, torch.arange(3), heads)
+    assert weight[1].tolist() == pytest.approx([1 / 3] * 3)
+    torch.testing.assert_close((weight * scores).sum(1), found)
+
+
+def test_a_taggers_words_get_weights_of_their_own(tagger):
+    before = tagger.score.dense_summary[2].weight.clone()
+    sum(small.losses("model1", tagger, small.batch()).values()).backward()
+    assert torch.equal(before, torch.zeros_like(before))
+    assert tagger.score.dense_summary[2].weight.grad.abs().max() > 0
+
+
+def test_before_the_first_step_a_tagger_ranks_as_stage_2_does(trained, tmp_path):
+    folders = ("--data_dir", trained / "data", "--checkpoints_dir", tmp_path)
+    flags = ("--epochs", 2, "--use_epoch", "best", "--max_steps", 1)
+    printed = call_main("model1.train", *folders, "--encoder", trained / "encoder.pth", *flags)
+    tags = call_main(
+        "multilabel.validation",
+        *("--data_dir", trained / "data", "--checkpoints_dir", trained / "multilabel", "--images", 0),
+        *("--valid_out_path", tmp_path / "valid.json", "--test_out_path", tmp_path / "test.json"),
+    )
+    start, expected = (re.search(r"valid:? NDCG@5 (\d\.\d{4})", text)[1] for text in (printed, tags))
+    assert start == expected
+
+
 def test_the_margin_ranking_loss_by_hand():
     pair, negative = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.5, 0.5, 1.0])
     assert compute_ranking_loss(pair, negative).item() == pytest.approx((0.4 + 1.4 + 0) / 3)
+    assert compute_ranking_loss(pair, negative, 0.2).item() == pytest.approx((0 + 0.7 + 0) / 3)
+
+
+def test_contrastive_losses_take_another_margin():
+    cross = torch.tensor([[1.0, 0.9], [0.2, 0.5]])
+    per_query, per_image = compute_contrastive_losses(cross, margin=0.2)
+    assert (per_query.item(), per_image.item()) == pytest.approx(((0.1 + 0) / 2, (0 + 0.6) / 2))
 
 
 def test_contrastive_losses_are_those_of_a_loop():

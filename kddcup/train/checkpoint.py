@@ -38,10 +38,13 @@ WIDTHS = {
     "dropout": (0, 1),
     "start": (1, 1 << 20),
     "end": (1, 1 << 20),
+    "tagger": (0, 1),
     "captioner": (0, 1),
     "feature_length": (0, 1 << 20),
 }
 """The bounds of a model's widths, by the fields of :class:`ModelConfig`, in a checkpoint of any origin."""
+OF_A_STAGE = ("dropout", "tagger", "captioner")
+"""The fields of :class:`ModelConfig` in which a matcher may differ from the encoder that it starts from."""
 SAFETENSORS = ".safetensors"
 """The suffix of checkpoints in that format; those of all others are of PyTorch's."""
 MAX_LISTED = 20
@@ -350,7 +353,7 @@ class ExportedEncoder:
         misfits = [
             f"{name} {own[name]}, not {wanted[name]}"
             for name in own
-            if own[name] != wanted[name] and name not in ("dropout", "captioner")
+            if own[name] != wanted[name] and name not in OF_A_STAGE
         ]
         if self.config.vocabulary != config.vocabulary:
             misfits.append("another vocabulary")
