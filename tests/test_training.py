@@ -258,7 +258,8 @@ def decayed(trained, tmp_path_factory) -> dict[str, tuple[str, list[dict]]]:
         out = tmp_path_factory.mktemp(stage)
         flags = ["--rate", 0.1, "--gamma", 0.5, "--weight_decay", 0.2, "--batch_size", 300]
         flags += ["--encoder_rate", 0.01] if stage != "multilabel" else []
-        printed = train(trained, stage, out, *flags, "--epochs", 3, "--use_epoch", 0)
+        flags += ["--epochs", 3, "--use_epoch", 0, "--epoch_steps", 0]
+        printed = train(trained, stage, out, *flags)
         found[stage] = printed, [read_checkpoint(out, epoch) for epoch in range(3)]
     return found
 
