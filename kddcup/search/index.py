@@ -136,7 +136,9 @@ class Index:
                     ) from None
                 continue  # it has been replaced while we looked
             if _read_stamp(folder) == stamp:
-                return cls(folder, stamp, manifest, segments, np.concatenate([[], *alive]) > 0, hold)
+                return cls(
+                    folder, stamp, manifest, segments, np.concatenate([np.zeros(0, bool), *alive]), hold
+                )
             hold.release()
 
     def is_current(self) -> bool:

@@ -1,10 +1,13 @@
 """The words that an index knows: to complete what somebody types, and to offer for what nobody knows."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from rapidfuzz import process
+from rapidfuzz.distance import OSA
 
 from kddcup.data.corpus import INFO_FILES
 from kddcup.io.files import read_json, read_pickle, write_json
@@ -58,17 +61,12 @@ class KnownWords:
 
     def complete(self, prefix: str, limit: int) -> list[str]:
         """Find the commonest words that begin with a prefix."""
-        from bisect import bisect_left
-
         start = bisect_left(self._sorted, prefix)
         stop = bisect_left(self._sorted, prefix + chr(0x10FFFF))
         return [self._words[place] for place in np.sort(self._order[start:stop])[:limit].tolist()]
 
     def suggest(self, word: str, limit: int) -> list[str]:
         """Find the words nearest to an unknown one, by edits (insert, delete, replace, swap neighbours)."""
-        from rapidfuzz import process
-        from rapidfuzz.distance import OSA
-
         most = max(1, len(word) // 3)
         found = process.extract(word, self._words, scorer=OSA.distance, limit=limit, score_cutoff=most)
         return [near for near, _, _ in found]
