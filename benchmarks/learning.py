@@ -50,6 +50,8 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "last weights": ("--average", "0"),
     },
     "model1": {
+        "from the encoder alone": ("--start", "encoder"),
+        "margin 0.9": ("--margin", "0.9"),
         "hardest negatives from the start": ("--mean_epochs", "0"),
         "negatives with the same words": ("--positives", "listed"),
     },
