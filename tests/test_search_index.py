@@ -319,7 +319,7 @@ def test_others_features_models_and_files_are_refused(built, shop, trained, tmp_
     heads = shop / "segment-1" / "model1.label_heads.bin"
     os.truncate(heads, heads.stat().st_size - 7)
     with pytest.raises(
-        UserError, match=r"segment-1 is not a whole segment of an index \(model1\.label_heads is cut"
+        UserError, match=r"segment-1 is not a whole segment of an index \(model1\.label_heads\.bin is cut"
     ):
         Index.open(shop)
     shutil.rmtree(shop / "segment-1")
