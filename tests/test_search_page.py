@@ -488,7 +488,8 @@ def test_a_port_that_is_taken_ends_in_one_line(real):
 
 @pytest.mark.slow
 def test_ten_thousand_searches_at_fifty_at_once_leave_the_memory_as_it_was(real):
-    command = [sys.executable, "-m", "kddcup.search", "serve", "--index", str(real), "--port", "0"]
+    flags = ["--index", str(real), "--port", "0", "--rerank", "5"]
+    command = [sys.executable, "-m", "kddcup.search", "serve", *flags]
     words = Searcher(Index.open(real)).complete("", 1000)
     draw = random.Random(0)
 
@@ -499,7 +500,7 @@ def test_ten_thousand_searches_at_fifty_at_once_leave_the_memory_as_it_was(real)
             )
             for _ in range(count)
         ]
-        answers = threads.map(lambda query: ask(address, "/api/search", q=query)["query"], queries)
+        answers = threads.map(lambda query: ask(address, "/api/search", q=query, k=3)["query"], queries)
         assert list(answers) == queries
 
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
