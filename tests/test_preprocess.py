@@ -1,8 +1,10 @@
 import json
 import re
 import shutil
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,6 +265,25 @@ def test_chunks_and_workers_change_nothing_in_the_output(tmp_path, monkeypatch):
     assert first[3:] == (150, 40, sum(1 + i % 5 for i in range(40)), 2)
     for name, other in found.items():
         assert other == first, name
+
+
+def test_features_go_through_shared_memory_as_far_as_they_fit():
+    features = [np.full((regions, 4), regions, np.float16) for regions in (2, 3, 1)]
+    chunk = SimpleNamespace(features=[features[0], None, *features[1:]], columns=SimpleNamespace(digests=[1]))
+    blocks = conversion.Blocks(count=2, size=30)
+    taken = blocks.free.popleft()
+    blocks.place(chunk, taken)
+    # Of 16 bytes, of 24 which are too many then, and of 8.
+    assert [isinstance(feature, tuple) for feature in chunk.features] == [True, False, False, True]
+    future = Future()
+    future.set_result(chunk)
+    for found in blocks.collect(future, taken):
+        assert found.features[1] is None
+        for feature, expected in zip((found.features[i] for i in (0, 2, 3)), features, strict=True):
+            assert feature.dtype == expected.dtype
+            np.testing.assert_array_equal(feature, expected)
+        assert taken not in blocks.free
+    assert taken in blocks.free
 
 
 @pytest.mark.parametrize("size", [1, 2000, 1 << 25])

@@ -1,12 +1,14 @@
 """Rows of the training table converted into what is stored of them, by one process or several."""
 
 import contextlib
+import ctypes
 import functools
+import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -75,14 +77,17 @@ class Converter:
             for _, group in groupby(rows, lambda row: row.place // CHUNK_BYTES):
                 yield self.convert(group)
             return
-        pending: deque[Future[Chunk]] = deque()
-        with self._start_workers(workers) as pool:
+        pending: deque[tuple[Future[Chunk], int]] = deque()
+        # Base64 has 3 bytes in 4 letters, and the features, nearly all of a table, were of 4 bytes.
+        blocks = Blocks(2 * workers + 1, CHUNK_BYTES * 3 // 16 * DTYPES[self.dtype].itemsize)
+        with self._start_workers(workers, blocks) as pool:
             for place, stop in self.table.ranges(CHUNK_BYTES, start):
-                pending.append(pool.submit(_convert_range, self, place, stop))
-                if len(pending) > 2 * workers:
-                    yield from _wait(pending.popleft())
+                if len(pending) == blocks.count:
+                    yield from blocks.collect(*pending.popleft())
+                block = blocks.free.popleft()
+                pending.append((pool.submit(_convert_range, self, place, stop, block), block))
             while pending:
-                yield from _wait(pending.popleft())
+                yield from blocks.collect(*pending.popleft())
 
     def convert(self, rows: Iterable[Row | BadRow]) -> Chunk:
         """Convert rows."""
@@ -136,10 +141,10 @@ class Converter:
         return torch.from_numpy(row.features).to(DTYPES[self.dtype]).numpy()
 
     @contextlib.contextmanager
-    def _start_workers(self, workers: int) -> Iterator[ProcessPoolExecutor]:
+    def _start_workers(self, workers: int, blocks: "Blocks") -> Iterator[ProcessPoolExecutor]:
         advice = "run again with fewer --workers"
         try:
-            with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
+            with ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(blocks,)) as pool:
                 yield pool
         except BrokenProcessPool:
             raise UserError(
@@ -155,30 +160,72 @@ def _pack_hashes(hashes: Iterable[int]) -> np.ndarray:
     return np.fromiter(hashes, np.uint64).view(np.int64)
 
 
-def _wait(future: Future[Chunk]) -> Iterator[Chunk]:
-    """The chunk, unless no line begins in its range."""
-    chunk = future.result()
-    if len(chunk.columns.digests):
-        yield chunk
+class Blocks:
+    """Memory that processes share: features go through it, which are too many for a pipe.
+
+    Args:
+        count: of the blocks.
+        size: of each, in bytes.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self._size = count, size
+        self._memory = multiprocessing.RawArray(ctypes.c_uint8, count * size)
+        self.free = deque(range(count))
+        """The blocks that nothing is in."""
+
+    def _view(self, block: int) -> np.ndarray:
+        return np.frombuffer(self._memory, np.uint8, self._size, block * self._size)
+
+    def place(self, chunk: Chunk, block: int) -> None:
+        """Move a chunk's features into a block, as far as they fit; in the chunk remains where each is."""
+        memory, end = self._view(block), 0
+        for i, feature in enumerate(chunk.features):
+            if feature is not None and end + feature.nbytes <= self._size:
+                memory[end : end + feature.nbytes] = feature.reshape(-1).view(np.uint8)
+                chunk.features[i] = (end, feature.shape, feature.dtype.str)
+                end += feature.nbytes
+
+    def collect(self, future: Future[Chunk], block: int) -> Iterator[Chunk]:
+        """Wait for a chunk, unless no line begins in its range; its features are valid until the next one."""
+        chunk = future.result()
+        memory = self._view(block)
+        for i, feature in enumerate(chunk.features):
+            if isinstance(feature, tuple):
+                start, shape, dtype = feature
+                chunk.features[i] = np.frombuffer(memory, dtype, np.prod(shape), start).reshape(shape)
+        if len(chunk.columns.digests):
+            yield chunk
+        self.free.append(block)
 
 
-def _start_worker() -> None:
+def _start_worker(blocks: Blocks) -> None:
     # One thread each: a forked process that starts PyTorch's threads anew would wait for them forever.
     torch.set_num_threads(1)
     end_with_parent()
+    _remember().blocks = blocks
 
 
-def _convert_range(converter: Converter, start: int, stop: int) -> Chunk:
-    known = _remember_images()
-    chunk = converter.convert(converter.table.read(start, stop, converter.dim, known))
-    known.update(chunk.columns.images)
+def _convert_range(converter: Converter, start: int, stop: int, block: int) -> Chunk:
+    memory = _remember()
+    chunk = converter.convert(converter.table.read(start, stop, converter.dim, memory.images))
+    memory.images.update(chunk.columns.images)
+    memory.blocks.place(chunk, block)
     return chunk
 
 
-@functools.cache
-def _remember_images() -> dict[int, int]:
-    """The checksums, by product, of the images that this worker has converted.
+@dataclass
+class _Memory:
+    """What a worker remembers: the checksums, by product, of the images it has converted, and the blocks.
 
     A worker gets its ranges in the order of the table: what it has sent is stored before what it sends next.
     """
-    return {}
+
+    images: dict[int, int] = field(default_factory=dict)
+    blocks: Blocks | None = None
+
+
+@functools.cache
+def _remember() -> _Memory:
+    """This worker's memory."""
+    return _Memory()
