@@ -301,7 +301,7 @@ class Trainer:
                 ndcg = score()
                 scoring_seconds = time.monotonic() - began
                 texts = describe()
-        progress.valid = [*progress.valid[:epoch], process.broadcast(ndcg)]
+        progress.valid = [*progress.valid, process.broadcast(ndcg)]
         if progress.step == self._steps_per_epoch:
             self._progress = Progress(epoch + 1, valid=progress.valid)
         path = checkpoint_path(self._settings.checkpoints_dir, epoch)
