@@ -427,32 +427,38 @@ def test_the_next_search_is_of_the_index_that_has_replaced_the_one_before(index)
 
 SLOW = """
 import pathlib, sys, time
-from kddcup.search import searcher, server
+from kddcup.search import server
 
-search = searcher.Searcher.search
+find = server.find
 
-def wait(self, *args):
+def wait(*args):
     pathlib.Path("started").touch()
     while not pathlib.Path("go").exists():
         time.sleep(0.01)
-    return search(self, *args)
+    return find(*args)
 
-searcher.Searcher.search = wait
+server.find = wait
 server.main(sys.argv[1:])
 """
 
 
+@contextlib.contextmanager
+def start(*command, **settings):
+    """Start a process that serves; gives it and its address."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+    with process:
+        try:
+            yield process, process.stdout.readline().split()[0]
+        finally:
+            process.kill()
+
+
 def test_the_page_is_served_until_ctrl_c_and_running_searches_then_end(real, tmp_path):
-    command = [sys.executable, "-c", SLOW, "--index", str(real), "--port", "0"]
-    with (
-        subprocess.Popen(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        address = process.stdout.readline().split()[0]
+    command = (sys.executable, "-c", SLOW, "--index", str(real), "--port", "0")
+    with ThreadPoolExecutor(1) as threads, start(*command, cwd=tmp_path) as (process, address):
         answer = threads.submit(ask, address, "/api/search", q="dress")
         while not (tmp_path / "started").exists():
+            assert not answer.done(), answer.result()
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # until nothing listens any more
@@ -503,8 +509,7 @@ def test_ten_thousand_searches_at_fifty_at_once_leave_the_memory_as_it_was(real)
         answers = threads.map(lambda query: ask(address, "/api/search", q=query, k=3)["query"], queries)
         assert list(answers) == queries
 
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        address = process.stdout.readline().split()[0]
+    with start(*command, cwd=ROOT) as (process, address):
         memory = psutil.Process(process.pid).memory_info
         with ThreadPoolExecutor(50) as threads:
             search(address, threads, 2_000)
