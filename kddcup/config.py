@@ -147,7 +147,7 @@ class OptimisationSettings:
     Args:
         epochs: how many to train at most.
         use_epoch: the epoch, counted from 0, that export and validation take unless told otherwise; or
-            ``best``, the one with the highest NDCG@5 on valid.
+            ``best``, the one with the highest NDCG@5 on valid, and then no worse one but the newest is kept.
         patience: with stop_at_use_epoch and ``best``, epochs without a better one after which training ends.
         epoch_steps: an epoch has at least so many steps: a table with fewer is gone through several times.
         batch_size: rows per process; at the small size, of all processes together.

@@ -302,12 +302,15 @@ class Trainer:
                 scoring_seconds = time.monotonic() - began
                 texts = describe()
         progress.valid = [*progress.valid, process.broadcast(ndcg)]
-        if progress.step == self._steps_per_epoch:
+        ended = progress.step == self._steps_per_epoch
+        if ended:
             self._progress = Progress(epoch + 1, valid=progress.valid)
         path = checkpoint_path(self._settings.checkpoints_dir, epoch)
         self._save(path.name)
         if process.is_main:
             path.with_name(STEP).unlink(missing_ok=True)
+            if ended and self._settings.use_epoch == "best":
+                self._remove_worse(epoch)
             self._log.end_steps()
             log = EpochLog(
                 epoch=epoch,
@@ -324,6 +327,13 @@ class Trainer:
             self._log.add_epoch(log)
         if process.any(process.termination.requested):
             raise Terminated(f"terminated after epoch {epoch}: {GO_ON}")
+
+    def _remove_worse(self, epoch: int) -> None:
+        """Remove the checkpoints of the epochs before this one, but the best: nothing takes them."""
+        best = find_best(self._progress.valid)
+        for earlier in range(epoch):
+            if earlier != best:
+                checkpoint_path(self._settings.checkpoints_dir, earlier).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _average_applied(self) -> Iterator[dict[str, list[Tensor]]]:
