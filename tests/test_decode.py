@@ -162,5 +162,5 @@ def test_what_is_no_picture_says_why(tmp_path, case):
 
 def test_the_page_opens_photographs_by_the_same_door(tmp_path):
     BAD["an EPS"][0](tmp_path / "0.jpg")
-    with pytest.raises(UserError, match=r"0\.jpg is no image that can be read \(it is not a JPEG"):
+    with pytest.raises(UserError, match=r"0\.jpg cannot be read as an image \(it is not a JPEG"):
         read_photographs(tmp_path, {0})
