@@ -90,7 +90,7 @@ def test_a_set_is_trained_and_not_trained_again(sample_dir: Path, tmp_path, monk
 
     shutil.copytree(sample_dir, tmp_path / "sample")
     call_main("preprocess", "--data_dir", tmp_path / "sample", "--size", "small", "--tokenizer", "lexicon")
-    flags = ("--sets", "sample", "--seeds", 1, "--stages", "model1", "--work", tmp_path)
+    flags = ("--sets", "sample", "--seeds", 1, "--recipes", "--work", tmp_path)
     done = run_script(".", "-m", "benchmarks.learning", *flags)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "runs.jsonl").read_text()
