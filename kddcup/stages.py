@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kddcup.config import Model1Recipe, Model2Recipe, ModelConfig, PretrainRecipe, Recipe
+from kddcup import config as configs
+from kddcup.config import ModelConfig, Recipe
 from kddcup.io.errors import UserError, run_script
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ STAGES = (
         model="multilabel.model:MultiLabelClassifier",
         parts=(),
         recipes={
-            "full": PretrainRecipe(
+            "full": configs.PretrainRecipe(
                 batch_size=200, rate=1e-4, weight_decay=1e-6, gamma=0.96, epochs=20, use_epoch=6
             ),
-            "small": PretrainRecipe(
+            "small": configs.PretrainRecipe(
                 batch_size=32,
                 rate=1e-3,
                 weight_decay=0.1,
@@ -81,8 +82,10 @@ STAGES = (
         model="model1.model:WordImageModel",
         parts=("query", "item", "score"),
         recipes={
-            "full": Model1Recipe(batch_size=130, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=5),
-            "small": Model1Recipe(
+            "full": configs.Model1Recipe(
+                batch_size=130, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=5
+            ),
+            "small": configs.Model1Recipe(
                 batch_size=32,
                 rate=3e-4,
                 encoder_rate=3e-5,
@@ -104,8 +107,10 @@ STAGES = (
         model="model2.model:SentenceImageModel",
         parts=("item", "score"),
         recipes={
-            "full": Model2Recipe(batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2),
-            "small": Model2Recipe(
+            "full": configs.Model2Recipe(
+                batch_size=150, rate=1e-4, encoder_rate=5e-6, epochs=30, use_epoch=2
+            ),
+            "small": configs.Model2Recipe(
                 batch_size=32,
                 rate=1e-3,
                 encoder_rate=1e-4,

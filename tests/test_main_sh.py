@@ -160,7 +160,8 @@ def test_a_port_in_use_is_named(trained, tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_at_once_have_ports_of_their_own(scripts, tables, tmp_path):
-    others = write_tables(tmp_path / "others", [table_row(i, i, "red dress") for i in range(3)])
+    rows = [table_row(i, i, f"{colour} dress") for i, colour in enumerate(("red", "blue", "red"))]
+    others = write_tables(tmp_path / "others", rows)
     processes = [start(scripts, data, NPROC="2") for data in (tables, others)]
     for process in processes:
         read_until(process, "epoch 1:")
