@@ -1,8 +1,7 @@
 """A harder split of the groceries: what is tested looks unlike what was trained on.
 
-Photographs of a kind were taken in a few places, several in each, and a random split has the same place in
-train and in testB. Here the photographs of each kind are clustered by their features, and whole clusters go
-to valid and to testB.
+A random split has near duplicates in train and in testB, such as photographs of one shelf. Here the
+photographs of each kind are clustered by their features, and whole clusters go to valid and to testB.
 """
 
 import csv
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from kddcup.pictures.dealing import draw_candidates
-from kddcup.rank.baseline import scale
+from kddcup.rank.logistic import scale
 from kddcup.table.table import Table
 
-PLACES = 6
+CLUSTERS = 6
 """The clusters of a kind: one goes to valid and one to testB."""
 
 
@@ -76,7 +75,7 @@ def deal_clusters(features: dict[int, np.ndarray], words: dict[int, set[str]]) -
     split = dict.fromkeys(words, "train")
     for products in kinds.values():
         own = np.stack([features[product] for product in products])
-        clusters = KMeans(min(PLACES, len(products)), n_init=4, random_state=0).fit(own)
+        clusters = KMeans(min(CLUSTERS, len(products)), n_init=4, random_state=0).fit(own)
         apart = np.linalg.norm(clusters.cluster_centers_ - own.mean(0), axis=1)
         for name, cluster in zip(("valid", "testB"), np.argsort(-apart)[:2], strict=False):
             split.update({products[i]: name for i in np.flatnonzero(clusters.labels_ == cluster)})

@@ -34,8 +34,9 @@ from kddcup.cli import parse_settings
 from kddcup.io.errors import UserError, run_script
 from kddcup.rank.blend import Blend
 from kddcup.rank.metrics import bootstrap_interval, ndcg_per_query
-from kddcup.rank.predictions import Predictions, ranking, read_models
+from kddcup.rank.predictions import Predictions, ranking, read_predictions
 from kddcup.rank.split import Split
+from kddcup.stages import BASELINES
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -61,7 +62,6 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """By stage and name: the flags that change its recipe."""
-BASELINES = ("logistic", "neighbours")
 BLENDS = {"blend": (*VARIANTS, "logistic"), "blend without logistic": tuple(VARIANTS)}
 SPLITS = ("valid", "testB")
 SET = Literal["sample", "pictures", "groceries", "groceries-apart", "catalogue"]
@@ -196,8 +196,10 @@ def make_set(name: SET, folder: Path) -> None:
 def score(data: Path, folder: Path, name: str) -> dict[str, dict[str, float]]:
     """NDCG@5 of a folder's predictions of a name, by split and query."""
     files = {"valid": f"valid_pred_{name}.json", "testB": f"test_pred_{name}.json"}
-    [*models] = (read_models([(folder / file, "this command")])[0] for file in files.values())
-    return {split: score_predictions(data, split, model) for split, model in zip(files, models, strict=True)}
+    return {
+        split: score_predictions(data, split, read_predictions(folder / file, "this command"))
+        for split, file in files.items()
+    }
 
 
 def score_predictions(data: Path, split: str, predictions: Predictions) -> dict[str, float]:

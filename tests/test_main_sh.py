@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,11 +38,13 @@ def run(folder: Path, data: Path, **settings: str) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(started.args, started.returncode, said, complained)
 
 
-def read_until(process: subprocess.Popen, beginning: str) -> None:
+def read_until(process: subprocess.Popen, beginning: str) -> str:
     """Read what it prints up to a line that begins so."""
+    said = ""
     for line in process.stdout:
+        said += line
         if line.startswith(beginning):
-            return
+            return said
     raise AssertionError(process.stderr.read())
 
 
@@ -163,11 +166,13 @@ def test_two_runs_at_once_have_ports_of_their_own(scripts, tables, tmp_path):
     rows = [table_row(i, i, f"{colour} dress") for i, colour in enumerate(("red", "blue", "red"))]
     others = write_tables(tmp_path / "others", rows)
     processes = [start(scripts, data, NPROC="2") for data in (tables, others)]
-    for process in processes:
-        read_until(process, "epoch 1:")
+    said = [read_until(process, "epoch 1:") for process in processes]
     for process in processes:
         interrupt(process)
         process.communicate(timeout=100)
+    ports = [re.findall(r"--master_port=(\d+)", lines) for lines in said]
+    assert len(ports[0]) == len(ports[1]) == 1
+    assert ports[0] != ports[1]
 
 
 @pytest.mark.parametrize(

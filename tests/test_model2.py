@@ -128,7 +128,7 @@ def test_training_starts_from_the_exported_captioner(trained, tmp_path, suffix):
 
 
 def test_an_export_without_a_captioner_is_for_a_start_from_the_encoder_alone(trained, tmp_path):
-    parts = torch.load(trained / "encoder.pth")
+    parts = torch.load(trained / "encoder.pth", weights_only=True)
     del parts["captioner"]
     torch.save(parts, tmp_path / "encoder.pth")
     with pytest.raises(UserError, match=r"encoder\.pth has no captioner: export stage 2 anew with"):

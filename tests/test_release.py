@@ -24,8 +24,8 @@ from kddcup.io.errors import run_script as run_in_this_process
 from kddcup.io.files import write_json, write_text
 from kddcup.io.folders import write_marker
 from kddcup.io.tensors import write_tensors
-from kddcup.rank.baseline import LOGISTIC, LogisticRanker
 from kddcup.rank.blend import Blend, BlendedModel, Figures
+from kddcup.rank.logistic import LOGISTIC, LogisticRanker
 from kddcup.release.__main__ import main
 from kddcup.release.archive import MAX_BYTES, MAX_HEADER, MAX_MEMBERS, extract, pack, summarize
 from kddcup.train.checkpoint import RunConfig

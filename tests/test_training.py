@@ -319,7 +319,10 @@ def test_micro_batches_make_the_update_of_their_batch(trained, tmp_path, stage):
 
 def test_a_step_in_bf16_changes_float32_parameters(trained, tmp_path):
     train(trained, "model1", tmp_path, "--precision", "bf16", "--max_steps", 1, "--use_epoch", 0)
-    item, before = (read["item"] for read in (read_checkpoint(tmp_path), torch.load(trained / "encoder.pth")))
+    item, before = (
+        read["item"]
+        for read in (read_checkpoint(tmp_path), torch.load(trained / "encoder.pth", weights_only=True))
+    )
     assert not torch.equal(item["dense.0.weight"], before["dense.0.weight"])
     assert {value.dtype for value in item.values()} == {torch.float32}
 

@@ -19,7 +19,7 @@ from kddcup.data.corpus import BAD_ROWS, INFO_FILES
 from kddcup.io.atomic import atomic_folder, atomic_write
 from kddcup.io.errors import UserError, explain_error
 from kddcup.io.folders import MARKER
-from kddcup.rank.baseline import LOGISTIC
+from kddcup.rank.logistic import LOGISTIC
 from kddcup.search.index import INDEX
 from kddcup.table.extractor import EXTRACTOR_FILE
 

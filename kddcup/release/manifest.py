@@ -10,8 +10,8 @@ from kddcup.io.atomic import PARTS
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json
 from kddcup.io.folders import MARKER, read_marker, verify_checksums
-from kddcup.rank.baseline import LOGISTIC, LogisticRanker
 from kddcup.rank.blend import Blend
+from kddcup.rank.logistic import LOGISTIC, LogisticRanker
 from kddcup.release.archive import (
     CHECKPOINTS,
     INFO,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kddcup.io.errors import UserError
 from kddcup.io.files import read_json, write_json, write_text
-from kddcup.rank.baseline import LOGISTIC, LogisticRanker
+from kddcup.rank.logistic import LOGISTIC, LogisticRanker
 from kddcup.release.archive import MANIFEST, SEARCH, SEARCH_CARD, is_release_file, pack, summarize
 from kddcup.release.manifest import MADE_BY, PACKAGES, describe_run
 from kddcup.search.index import INDEX, Index

@@ -15,7 +15,7 @@ from kddcup.data.batch import RegionBatch, TokenBatch
 from kddcup.io.errors import UserError
 from kddcup.io.ragged import Ragged
 from kddcup.nn.ranker import Ranker, WordRanker
-from kddcup.rank.baseline import LOGISTIC, LogisticRanker, scale
+from kddcup.rank.logistic import LOGISTIC, LogisticRanker, scale
 from kddcup.search.segment import REBUILD
 from kddcup.search.threads import Threads
 from kddcup.text.segmentation import content_words

@@ -11,8 +11,8 @@ from kddcup import stages
 from kddcup.io.atomic import atomic_write
 from kddcup.io.errors import UserError
 from kddcup.nn.ranker import WordRanker
-from kddcup.rank.baseline import LOGISTIC, LogisticRanker
 from kddcup.rank.blend import BLEND, MADE_BY, Blend
+from kddcup.rank.logistic import LOGISTIC, LogisticRanker
 from kddcup.search.models import LOGISTIC_NAME
 from kddcup.search.settings import IndexSettings
 from kddcup.search.words import count_words, write_words
